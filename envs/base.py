@@ -1,0 +1,54 @@
+"""What an environment is: a pure state machine, without input, output, clocks or waiting.
+
+    observation = environment.reset(query, seed)
+    calls = environment.propose(action)        # what the action asks of the pool
+    step = environment.observe(replies)        # what follows from the answers
+
+The rollout drivers own everything that waits. `GymEnvironment` in `rlroute.envs.gym` gives the same
+state machine the standard `reset` and `step`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rlroute.types import Call, Observation, Query, Reply
+
+
+@dataclass(frozen=True)
+class Step:
+    """What follows from a decision: the next observation, the reward terms, and whether it ended.
+
+    A reward term of None is undefined. `terminated`: the task itself ended. `truncated`: a limit of
+    the harness cut it. Never both.
+    """
+
+    observation: Observation
+    reward_terms: Mapping[str, float | None]
+    terminated: bool
+    truncated: bool = False
+
+
+class Environment(Protocol):
+    """One episode at a time; `get_state` and `set_state` round-trip through JSON."""
+
+    def reset(self, query: Query, seed: int) -> Observation:
+        """Start an episode; equal arguments give equal episodes."""
+
+    def propose(self, action: int) -> tuple[Call, ...]:
+        """Return the calls that the action asks for.
+
+        Raises:
+            ValueError: the action is masked, or the episode is over.
+        """
+
+    def observe(self, replies: Sequence[Reply]) -> Step:
+        """Take the replies of the proposed calls, in their order."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the state as plain JSON values."""
+
+    def set_state(self, state: Mapping[str, Any]) -> Observation:
+        """Restore a state of `get_state` and return its observation."""

@@ -1,0 +1,80 @@
+"""Names of the environments in Gymnasium's registry.
+
+`import rlroute.envs` (or `gymnasium.make("rlroute.envs:rlroute/SingleTurn-v0")`) registers them.
+Arguments of `make` and `make_vec`: `table` (a folder or a shipped name, default "pocket"), `split`
+("train", "val", "test"), `cost_weight` (a number, or a mapping with min, max, power), `feedback`
+("bandit" or "full"), `encoder` (a mapping as in a recipe), `seed` of the encoder and the profiles;
+or `data`, a `RoutingData` made before, instead of table, split, encoder and seed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import gymnasium
+
+from rlroute.config import StrictModel, parse_config
+from rlroute.data.encoders import EncoderConfig, TfidfConfig
+from rlroute.data.prepare import prepare_table
+from rlroute.data.routing_data import ProfileConfig, RoutingData
+from rlroute.data.table import read_table
+from rlroute.envs.gym import Feedback, SingleTurnGym
+from rlroute.envs.single_turn import CostWeightConfig
+from rlroute.types import RLRouteError, SplitName
+
+SINGLE_TURN = "rlroute/SingleTurn-v0"
+
+
+class SingleTurnArguments(StrictModel):
+    """What `gymnasium.make` takes when the data are to be prepared from a table."""
+
+    table: str = "pocket"
+    split: SplitName = "train"
+    encoder: EncoderConfig = TfidfConfig()
+    profile: ProfileConfig = ProfileConfig()
+    seed: int = 0
+
+
+def resolve_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Turn the arguments of `make` into those of the environment's class.
+
+    Raises:
+        RLRouteError: an unknown or unfit argument, or a fault of the table.
+    """
+    rest = dict(arguments)
+    feedback: Feedback = rest.pop("feedback", "bandit")
+    if feedback not in get_args(Feedback):
+        allowed = ", ".join(get_args(Feedback))
+        raise RLRouteError(f"{SINGLE_TURN}: feedback '{feedback}' is unknown (allowed: {allowed})")
+    cost_weight = rest.pop("cost_weight", {})
+    if isinstance(cost_weight, (int, float)):
+        cost_weight = {"min": cost_weight, "max": cost_weight}
+    weights = parse_config(CostWeightConfig, cost_weight, f"{SINGLE_TURN}: cost_weight")
+    data = rest.pop("data", None)
+    parsed = parse_config(SingleTurnArguments, rest, SINGLE_TURN)
+    return {
+        "data": prepare_split(parsed) if data is None else data,
+        "cost_weights": weights,
+        "feedback": feedback,
+    }
+
+
+def prepare_split(arguments: SingleTurnArguments) -> RoutingData:
+    """Read the table and return the split that the arguments name."""
+    table = read_table(arguments.table)
+    prepared = prepare_table(table, arguments.encoder, arguments.profile, arguments.seed)
+    return prepared.splits[arguments.split]
+
+
+def make_single_turn(**arguments: Any) -> SingleTurnGym:
+    """Build the environment from the arguments of `gymnasium.make`."""
+    return SingleTurnGym(**resolve_arguments(arguments))
+
+
+def register_environments() -> None:
+    """Enter the environments into Gymnasium's registry."""
+    gymnasium.register(
+        SINGLE_TURN,
+        entry_point="rlroute.envs.registration:make_single_turn",
+        vector_entry_point="rlroute.envs.single_turn_vector:make_single_turn_vector",
+    )

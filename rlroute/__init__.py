@@ -1,0 +1,24 @@
+"""rlroute: reinforcement learning for routing policies.
+
+`from rlroute import Router` loads an exported router; everything else is imported from its own
+module, so that `import rlroute` stays cheap and needs no training library.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlroute.router import Router
+
+__version__ = "0.1.0"
+__all__ = ["Router", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `Router` on first use (PEP 562): it brings torch, which not every command needs."""
+    if name == "Router":
+        from rlroute.router import Router
+
+        return Router
+    raise AttributeError(f"module 'rlroute' has no attribute {name!r}")

@@ -1,0 +1,73 @@
+"""Losses as pure functions on tensors; each returns its sum over the valid rows, and its metrics.
+
+Sums, not means: a minibatch may lie on several processes, and only the trainer knows how many rows
+it has in all. Rows with `valid` False contribute exactly zero, in value and in gradient.
+
+Sources: PPO's clipped surrogate (Schulman et al., 2017); the k3 estimator of the KL divergence
+(Schulman, 2020). The expected policy gradient is the gradient of the exact expectation over
+actions, possible where every candidate's reward is known.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PolicyLoss:
+    """A policy loss summed over valid rows, with sums for metrics (divide by the valid rows)."""
+
+    total: Tensor
+    kl: Tensor
+    clipped: Tensor
+
+
+def compute_clipped_loss(
+    logp_N: Tensor, old_logp_N: Tensor, adv_N: Tensor, valid_N: Tensor, clip_range: float
+) -> PolicyLoss:
+    """Return PPO's clipped surrogate over N decisions.
+
+        ratio = exp(logp - old_logp)
+        loss  = -min(ratio * A, clip(ratio, 1 - clip_range, 1 + clip_range) * A)
+
+    `kl` is the k3 estimate of KL(old || new), ratio - 1 - log ratio.
+    """
+    log_ratio_N = torch.where(valid_N, logp_N - old_logp_N, 0.0)
+    ratio_N = log_ratio_N.exp()
+    clipped_N = ratio_N.clamp(1 - clip_range, 1 + clip_range)
+    surrogate_N = torch.min(ratio_N * adv_N, clipped_N * adv_N)
+    with torch.no_grad():
+        kl = torch.where(valid_N, ratio_N - 1 - log_ratio_N, 0.0).sum()
+        clipped = ((ratio_N != clipped_N) & valid_N).sum().to(logp_N.dtype)
+    return PolicyLoss(-torch.where(valid_N, surrogate_N, 0.0).sum(), kl, clipped)
+
+
+def compute_expected_loss(logp_NK: Tensor, reward_NK: Tensor) -> Tensor:
+    """Return minus the exact expected reward under the policy, summed over N queries.
+
+        loss = -sum over k of pi(k) * r_k
+
+    The expectation is over the candidates whose reward is defined (not NaN): an undefined reward is
+    not zero, so the policy is renormalised without them. A query with none contributes zero.
+    """
+    defined_NK = ~reward_NK.isnan()
+    known_N = defined_NK.any(dim=-1)
+    reward_NK, defined_NK = reward_NK[known_N], defined_NK[known_N]
+    probability_NK = logp_NK[known_N].masked_fill(~defined_NK, -math.inf).softmax(dim=-1)
+    return -(probability_NK * reward_NK.nan_to_num(0.0)).sum()
+
+
+def compute_value_loss(value_N: Tensor, return_N: Tensor, valid_N: Tensor) -> Tensor:
+    """Return half the squared error of the critic, summed over valid rows."""
+    error_N = torch.where(valid_N, value_N - return_N, 0.0)  # inside: NaN squared has a gradient
+    return 0.5 * (error_N**2).sum()
+
+
+def compute_entropy(logp_NK: Tensor) -> Tensor:
+    """Return the entropy of each row [N] in nats; masked candidates (minus infinity) count 0."""
+    finite_NK = logp_NK.masked_fill(logp_NK.isneginf(), 0.0)
+    return -(logp_NK.exp() * finite_NK).sum(dim=-1)

@@ -1,0 +1,1 @@
+"""Collections: ask candidates, grade their answers, write an outcome table."""

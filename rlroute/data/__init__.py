@@ -1,0 +1,1 @@
+"""Outcome tables, encoders, and what policies are shown of both."""

@@ -1,0 +1,206 @@
+"""Candidates and feature scales as plain JSON values, the same in run folders and exported routers.
+
+Numbers read back exactly as they were: a float32 is a JSON number that rounds to it.
+
+What it leaves out: the files that hold the values, and `models.csv` (`rlroute.data.prices`), which
+knows no profiles.
+
+How to use: `parse_candidates(dump_candidates(candidates), "candidates.json")`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import AfterValidator, Field, model_validator
+
+from rlroute.config import StrictModel, parse_config
+from rlroute.data.routing_data import (
+    LEADING_COLUMNS,
+    FeatureScale,
+    describe_candidate,
+)
+from rlroute.types import Candidate, CandidateKind, Limits, Prices, Profile, RLRouteError
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Tokens = Annotated[int, Field(ge=1)]
+
+
+class PricesEntry(StrictModel):
+    """Prices: USD per million tokens, and USD per call; each must be written down."""
+
+    input: Money
+    output: Money
+    per_call: Money
+
+
+class LimitsEntry(StrictModel):
+    """Limits in tokens; null where the candidate states none."""
+
+    context_tokens: Tokens | None = None
+    output_tokens: Tokens | None = None
+
+
+class ProfileEntry(StrictModel):
+    """A measured profile: over all train queries, and per cluster of them."""
+
+    mean_score: Score
+    mean_cost_usd: Money
+    score: list[Score]
+    cost_usd: list[Money]
+
+    def to_profile(self) -> Profile:
+        """Return the profile that the entry describes."""
+        return Profile(
+            mean_score=self.mean_score,
+            mean_cost_usd=self.mean_cost_usd,
+            score_C=np.array(self.score, dtype=np.float32),
+            cost_usd_C=np.array(self.cost_usd, dtype=np.float32),
+        )
+
+    @model_validator(mode="after")
+    def check_clusters(self) -> ProfileEntry:
+        """Refuse a profile whose two lists are of different length."""
+        if len(self.score) != len(self.cost_usd):
+            raise ValueError(f"{len(self.score)} scores but {len(self.cost_usd)} costs per cluster")
+        return self
+
+
+class CandidateEntry(StrictModel):
+    """One candidate as it stands in a file."""
+
+    id: str = Field(min_length=1)
+    kind: CandidateKind
+    description: str = ""
+    prices: PricesEntry
+    limits: LimitsEntry = LimitsEntry()
+    profile: ProfileEntry | None = None
+
+    def to_candidate(self) -> Candidate:
+        """Return the candidate that the entry describes."""
+        return Candidate(
+            id=self.id,
+            prices=Prices(**self.prices.model_dump()),
+            kind=self.kind,
+            description=self.description,
+            limits=Limits(**self.limits.model_dump()),
+            profile=None if self.profile is None else self.profile.to_profile(),
+        )
+
+
+def check_ids(entries: list[CandidateEntry]) -> list[CandidateEntry]:
+    """Refuse a list in which an id stands twice."""
+    ids = [entry.id for entry in entries]
+    twice = sorted({name for name in ids if ids.count(name) > 1})
+    if twice:
+        raise ValueError(f"candidate '{twice[0]}' is listed twice")
+    return entries
+
+
+CandidateEntries = Annotated[list[CandidateEntry], Field(min_length=1), AfterValidator(check_ids)]
+
+
+class CandidateList(StrictModel):
+    """At least one candidate, no id twice."""
+
+    candidates: CandidateEntries
+
+
+class ScaleEntry(StrictModel):
+    """A feature scale as it stands in a file: the unit of cost in USD, and the standardisation."""
+
+    cost_reference_usd: Positive
+    offset: list[Finite]
+    scale: list[Positive]
+
+    @model_validator(mode="after")
+    def check_columns(self) -> ScaleEntry:
+        """Refuse a scale whose two lists are of different length."""
+        if len(self.offset) != len(self.scale):
+            raise ValueError(f"{len(self.offset)} offsets but {len(self.scale)} scales")
+        return self
+
+
+def dump_candidates(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
+    """Return candidates, with profiles where they have them, as plain values for JSON."""
+    return [dump_candidate(candidate) for candidate in candidates]
+
+
+def dump_candidate(candidate: Candidate) -> dict[str, Any]:
+    """Return one candidate as plain values."""
+    prices, limits = candidate.prices, candidate.limits
+    return {
+        "id": candidate.id,
+        "kind": candidate.kind,
+        "description": candidate.description,
+        "prices": {
+            "input": prices.input,
+            "output": prices.output,
+            "per_call": prices.per_call,
+        },
+        "limits": {
+            "context_tokens": limits.context_tokens,
+            "output_tokens": limits.output_tokens,
+        },
+        "profile": None if candidate.profile is None else dump_profile(candidate.profile),
+    }
+
+
+def dump_profile(profile: Profile) -> dict[str, Any]:
+    """Return one profile as plain values."""
+    return {
+        "mean_score": profile.mean_score,
+        "mean_cost_usd": profile.mean_cost_usd,
+        "score": profile.score_C.tolist(),
+        "cost_usd": profile.cost_usd_C.tolist(),
+    }
+
+
+def parse_candidates(data: Any, source: str) -> tuple[Candidate, ...]:
+    """Return the candidates of `dump_candidates`; `source` names them in errors.
+
+    Raises:
+        RLRouteError: an unknown or missing key, a missing, negative or non-finite number, an
+            unknown kind, an id twice, or no candidate at all.
+    """
+    parsed = parse_config(CandidateList, {"candidates": data}, source)
+    return tuple(entry.to_candidate() for entry in parsed.candidates)
+
+
+def dump_scale(scale: FeatureScale) -> dict[str, Any]:
+    """Return a feature scale as plain values for JSON."""
+    return scale.to_dict()
+
+
+def parse_scale(data: Any, source: str) -> FeatureScale:
+    """Return the feature scale of `dump_scale`; `source` names it in errors.
+
+    Raises:
+        RLRouteError: an unknown or missing key, or a number that is no scale.
+    """
+    parsed = parse_config(ScaleEntry, data, source)
+    return FeatureScale.from_dict(parsed.model_dump())
+
+
+def check_profiles(candidates: Sequence[Candidate], scale: FeatureScale, source: str) -> None:
+    """Check that every candidate has a profile that the scale can turn into features.
+
+    Raises:
+        RLRouteError: a candidate has no profile, or one with another number of clusters.
+    """
+    columns = len(scale.offset_D)
+    for candidate in candidates:
+        if candidate.profile is None:
+            raise RLRouteError(f"{source}: candidate '{candidate.id}' has no measured profile")
+        found = len(describe_candidate(candidate))
+        if found != columns:
+            raise RLRouteError(
+                f"{source}: the profile of candidate '{candidate.id}' gives "
+                f"{found + LEADING_COLUMNS} features, not {columns + LEADING_COLUMNS}: it was "
+                "measured on another number of query clusters"
+            )

@@ -1,0 +1,84 @@
+"""From a table on disk to splits ready for policies: encode, measure profiles, cut.
+
+How to use: `prepare_table(read_table("pocket"), TfidfConfig(), ProfileConfig(), seed=0)` and of
+what it returns `.splits["train"]`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rlroute.data.embedding_cache import encode_cached
+from rlroute.data.encoders import Encoder, EncoderConfig, TfidfEncoder, fit_encoder
+from rlroute.data.routing_data import (
+    FeatureScale,
+    ProfileConfig,
+    RoutingData,
+    fit_feature_scale,
+    measure_profiles,
+    prepare_splits,
+)
+from rlroute.data.table import OutcomeTable
+from rlroute.types import Candidate, FloatArray, SplitName
+
+CACHE_VARIABLE = "RLROUTE_CACHE"
+
+
+@dataclass(frozen=True)
+class PreparedTable:
+    """A table's splits with all that was fitted on its train split."""
+
+    encoder: Encoder
+    candidates: tuple[Candidate, ...]
+    scale: FeatureScale
+    splits: dict[SplitName, RoutingData]
+
+
+def prepare_table(
+    table: OutcomeTable, encoder_config: EncoderConfig, profile_config: ProfileConfig, seed: int
+) -> PreparedTable:
+    """Fit encoder, profiles and feature scale on the train split, and encode every query.
+
+    Raises:
+        RLRouteError: a split is empty, a candidate has no train outcome, or an extra is missing.
+    """
+    train = table.select_split("train")
+    encoder = fit_encoder(encoder_config, [query.text for query in train.queries], seed)
+    features_QF = encode_texts(encoder, [query.text for query in table.queries])
+    train_features_QF = features_QF[table.split_Q == "train"]
+    candidates = measure_profiles(train, train_features_QF, profile_config, seed)
+    scale = fit_feature_scale(candidates)
+    splits = prepare_splits(table, features_QF, candidates, scale)
+    return PreparedTable(encoder, candidates, scale, splits)
+
+
+def encode_texts(encoder: Encoder, texts: list[str]) -> FloatArray:
+    """Return the embeddings [N, F]; those of neural encoders are cached on disk.
+
+    TF-IDF is faster than reading a cache. The cache folder is `$RLROUTE_CACHE`, by default
+    `~/.cache/rlroute`.
+    """
+    if isinstance(encoder, TfidfEncoder):
+        return encoder.encode(texts)
+    root = Path(os.environ.get(CACHE_VARIABLE, Path.home() / ".cache" / "rlroute"))
+    return encode_cached(encoder, texts, root / "embeddings")
+
+
+def compute_table_digest(table: OutcomeTable) -> str:
+    """Return a SHA-256 of what a table says: texts, splits, candidates with prices, outcomes.
+
+    A run keeps it, so that an evaluation on a table that has changed since is refused.
+    """
+    digest = hashlib.sha256()
+    for query, split in zip(table.queries, table.split_Q, strict=True):
+        digest.update(f"{query.id}\0{query.task}\0{query.text}\0{split}\0".encode())
+    for candidate in table.candidates:
+        digest.update(f"{candidate.id}\0{candidate.prices}\0".encode())
+    for array_QK in (table.score_QK, table.cost_usd_QK):
+        digest.update(np.nan_to_num(array_QK, nan=-1.0).tobytes())
+    return digest.hexdigest()

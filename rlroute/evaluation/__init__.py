@@ -1,0 +1,1 @@
+"""Honest evaluation: metrics, intervals, frontiers, comparisons of policies, and the report."""

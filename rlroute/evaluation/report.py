@@ -1,0 +1,132 @@
+"""The report of a run: one HTML page that needs nothing else, frontier.png and evaluation.json.
+
+What it is: everything that someone who was not there needs to judge a router: what was trained on
+what, whether it beats the baselines and by how much, what it picks, and the recipe. Styles and
+pictures are inside the page; it loads nothing from a network and runs no script.
+
+What it leaves out: computing (`evaluate`) and wording (`comparison`). Needs the extra `train`.
+
+How to use: `write_report(run_folder, result, context)`.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.resources
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlroute.evaluation import comparison
+from rlroute.evaluation.figures import (
+    TASKS_SHOWN,
+    draw_frontier,
+    draw_learning_curve,
+    draw_selection_by_task,
+    draw_selection_by_weight,
+)
+from rlroute.evaluation.results import EvaluationResult
+from rlroute.extras import require
+from rlroute.files import write_atomic
+from rlroute.types import Candidate
+
+TEMPLATE = "report.html"
+
+
+@dataclass(frozen=True)
+class ReportContext:
+    """What a report tells about a run besides its evaluation.
+
+    `split_queries` maps split to number of queries, `history` holds the rows of metrics.jsonl (each
+    with `step`), `recipe_yaml` is the resolved recipe with secrets redacted, `versions` maps
+    library to version, `wall_seconds` is the time of the training.
+    """
+
+    run_name: str
+    split_queries: Mapping[str, int]
+    candidates: Sequence[Candidate]
+    encoder: str
+    algorithm: str
+    seed: int
+    recipe_yaml: str
+    history: Sequence[Mapping[str, Any]]
+    command: str
+    versions: Mapping[str, str]
+    wall_seconds: float
+
+
+def write_report(run_folder: Path, result: EvaluationResult, context: ReportContext) -> None:
+    """Write evaluation.json, frontier.png and report.html into a run folder, each atomically.
+
+    Raises:
+        RLRouteError: matplotlib or jinja2 is not installed.
+    """
+    frontier_png = draw_frontier(result)
+    page = render_report(result, context, frontier_png)
+    plain = json.dumps(result.to_dict(), indent=1, allow_nan=False)
+    write_atomic(run_folder / "evaluation.json", plain + "\n")
+    write_atomic(run_folder / "frontier.png", frontier_png)
+    write_atomic(run_folder / "report.html", page)
+
+
+def render_report(result: EvaluationResult, context: ReportContext, frontier_png: bytes) -> str:
+    """Return the page; everything that comes from tables and recipes is escaped."""
+    jinja2 = require("jinja2", "train")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        number=comparison.format_number,
+        interval=comparison.format_interval,
+        price=comparison.format_price,
+        share=comparison.format_share,
+        duration=format_duration,
+        judge=comparison.judge,
+        saved=format_saved,
+    )
+    source = importlib.resources.files("rlroute.evaluation").joinpath(TEMPLATE)
+    learning_png = draw_learning_curve(context.history)
+    page: str = environment.from_string(source.read_text(encoding="utf-8")).render(
+        result=result,
+        subject=result.subject,
+        # Operating points with the same cost weight are one setting.
+        settings={point.cost_weight: point for point in result.subject.operating_points},
+        best=result.find_single(result.best_single),
+        policies=comparison.order_policies(result),
+        dearest=comparison.find_dearest(result),
+        sentences=comparison.describe_result(result),
+        candidates={candidate.id: candidate for candidate in context.candidates},
+        context=context,
+        oracle_name=comparison.ORACLE,
+        tasks_shown=TASKS_SHOWN,
+        log_candidates=math.log(len(result.candidate_ids)),
+        pictures={
+            "frontier": embed_png(frontier_png),
+            "tasks": embed_png(draw_selection_by_task(result)),
+            "weights": embed_png(draw_selection_by_weight(result)),
+            "learning": embed_png(learning_png) if learning_png else None,
+        },
+    )
+    return page
+
+
+def embed_png(png: bytes) -> str:
+    """Return a picture as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def format_saved(part: float) -> str:
+    """Return a saved part of a cost; minus infinity, a quality out of reach, is "never"."""
+    return comparison.format_share(part) if math.isfinite(part) else "never"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -1,0 +1,1 @@
+"""Policies that choose a candidate: trained ones and baselines."""

@@ -1,0 +1,119 @@
+"""How a candidate scorer acts: sampled in rollouts, greedy in evaluation and service.
+
+Sampling inverts the cumulative distribution at a uniform number handed in by the caller, so a
+decision is a pure function of weights, observation and coordinates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from rlroute.data.routing_data import RoutingData
+from rlroute.policies.mlp import CandidateScorer, Scores
+from rlroute.types import BoolArray, FloatArray, IntArray
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """B decisions: action, its log-probability under the masked distribution, and the value."""
+
+    action_B: IntArray
+    logp_B: FloatArray
+    value_B: FloatArray
+
+
+class ActingPolicy(Protocol):
+    """What a rollout driver needs of a policy."""
+
+    @property
+    def version(self) -> int:
+        """The number of updates behind the policy's weights."""
+
+    def decide(
+        self,
+        features_BF: FloatArray,
+        candidate_features_KD: FloatArray,
+        mask_BK: BoolArray,
+        cost_weight_B: FloatArray,
+        uniform_B: npt.NDArray[np.float64],
+    ) -> Decisions:
+        """Decide for B observations; `uniform_B` in [0, 1) is all the chance there is."""
+
+
+def score(
+    model: CandidateScorer,
+    features_BF: FloatArray,
+    candidate_features_KD: FloatArray,
+    mask_BK: BoolArray,
+    cost_weight_B: FloatArray,
+) -> Scores:
+    """Run the network on arrays, without dropout and without gradient."""
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        scores: Scores = model(
+            torch.as_tensor(features_BF, device=device),
+            torch.as_tensor(candidate_features_KD, device=device),
+            torch.as_tensor(mask_BK, device=device),
+            torch.as_tensor(cost_weight_B, device=device),
+        )
+    return scores
+
+
+@dataclass(frozen=True)
+class SamplingPolicy:
+    """Samples from the scorer's softmax; `version` is the number of updates behind its weights."""
+
+    model: CandidateScorer
+    version: int = 0
+
+    def decide(
+        self,
+        features_BF: FloatArray,
+        candidate_features_KD: FloatArray,
+        mask_BK: BoolArray,
+        cost_weight_B: FloatArray,
+        uniform_B: npt.NDArray[np.float64],
+    ) -> Decisions:
+        """Sample B actions; a masked candidate has probability 0 and is never drawn."""
+        scores = score(self.model, features_BF, candidate_features_KD, mask_BK, cost_weight_B)
+        logp_BK = scores.logp_BK.cpu().numpy()
+        action_B = sample_actions(logp_BK, uniform_B)
+        return Decisions(
+            action_B=action_B,
+            logp_B=np.take_along_axis(logp_BK, action_B[:, None], axis=1)[:, 0],
+            value_B=scores.value_B.cpu().numpy(),
+        )
+
+
+def sample_actions(logp_BK: FloatArray, uniform_B: npt.NDArray[np.float64]) -> IntArray:
+    """Return the action of each row at which the cumulative distribution passes `uniform_B`."""
+    cumulative_BK = np.exp(logp_BK.astype(np.float64)).cumsum(axis=1)
+    threshold_B = uniform_B * cumulative_BK[:, -1]
+    return np.asarray((cumulative_BK <= threshold_B[:, None]).sum(axis=1), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class GreedyPolicy:
+    """Picks the best-scored candidate; what is evaluated and what serves."""
+
+    model: CandidateScorer
+    name: str = "policy"
+
+    def compute_probabilities(self, data: RoutingData, cost_weight: float) -> FloatArray:
+        """Return one-hot rows [Q, K] at one cost weight."""
+        queries = len(data.features_QF)
+        scores = score(
+            self.model,
+            data.features_QF,
+            data.candidate_features_KD,
+            data.table.present_QK,
+            np.full(queries, cost_weight, dtype=np.float32),
+        )
+        probability_QK = np.zeros(data.table.present_QK.shape, dtype=np.float32)
+        probability_QK[np.arange(queries), scores.logits_BK.argmax(dim=1).cpu().numpy()] = 1.0
+        return probability_QK

@@ -1,0 +1,130 @@
+"""The decision policy: a small network that scores (query, candidate) pairs.
+
+    quality_BK  = mean train score of k + h_B . u_k / sqrt(H)
+    cost_BK     = mean train cost of k * exp(h_B . v_k / sqrt(H))     (in units of the reference)
+    logits_BK   = sharpness * (quality_BK - cost weight * cost_BK)    (masked: minus infinity)
+
+h is one hidden layer over the query, u and v are linear in the candidate's features. Both start at
+zero, so learning starts from "the best candidate on average at this cost weight". The cost weight
+enters as a price, not as one more feature, so one policy serves the whole frontier and few queries
+suffice; a free softmax over candidates over-fits on tables of a few thousand queries. The reward
+never names the two heads: they are shaped by the policy gradient alone, and their difference is
+what is learnt, so `quality` and `cost` are estimates up to what the gradient can see.
+
+A candidate is its feature row: adding, removing or repricing one needs no new network.
+
+It leaves out sampling of actions (`rlroute.rollout`) and every training library.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from rlroute.config import StrictModel
+from rlroute.data.routing_data import MEAN_COST_COLUMN, MEAN_SCORE_COLUMN
+
+MAXIMUM_LOG_COST_RATIO = 4.0
+VALUE_WIDTH = 64
+
+
+class ScorerConfig(StrictModel):
+    """Shape of the network; `features` and `candidate_features` are F and D."""
+
+    features: int = Field(ge=1)
+    candidate_features: int = Field(ge=1)
+    hidden: int = Field(default=256, ge=1)
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    sharpness: float = Field(default=10.0, gt=0)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the network says of B queries and K candidates.
+
+    `logits_BK` is minus infinity where masked; `value_B` estimates the expected reward.
+    """
+
+    logits_BK: Tensor
+    quality_BK: Tensor
+    cost_BK: Tensor
+    value_B: Tensor
+
+    @property
+    def logp_BK(self) -> Tensor:
+        """Log-probabilities [B, K] over the allowed candidates."""
+        return self.logits_BK.log_softmax(dim=-1)
+
+
+class CandidateScorer(nn.Module):
+    """Scores candidates for queries at cost weights; see the module's text."""
+
+    def __init__(self, config: ScorerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.query_layer = nn.Linear(config.features, config.hidden)
+        self.quality_tower = nn.Linear(config.candidate_features, config.hidden, bias=False)
+        self.cost_tower = nn.Linear(config.candidate_features, config.hidden, bias=False)
+        self.log_sharpness = nn.Parameter(torch.tensor(math.log(config.sharpness)))
+        self.value_head = nn.Sequential(
+            nn.Linear(config.hidden + 1, VALUE_WIDTH), nn.Tanh(), nn.Linear(VALUE_WIDTH, 1)
+        )
+        for layer in (self.quality_tower, self.cost_tower, self.value_head[2]):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(
+        self,
+        features_BF: Tensor,
+        candidate_features_KD: Tensor,
+        mask_BK: Tensor,
+        cost_weight_B: Tensor,
+        dropout_mask_BH: Tensor | None = None,
+    ) -> Scores:
+        """Score K candidates for B queries.
+
+        `dropout_mask_BH` is drawn by the trainer (`draw_dropout_mask`); None applies no dropout.
+        """
+        # rows have length 1, so their entries are small: bring them to unit variance
+        hidden_BH = torch.relu(self.query_layer(features_BF * math.sqrt(self.config.features)))
+        if dropout_mask_BH is not None:
+            hidden_BH = hidden_BH * dropout_mask_BH
+        scale = 1 / math.sqrt(self.config.hidden)
+        quality_shift_BK = hidden_BH @ self.quality_tower(candidate_features_KD).T * scale
+        log_ratio_BK = hidden_BH @ self.cost_tower(candidate_features_KD).T * scale
+        log_ratio_BK = log_ratio_BK.clamp(-MAXIMUM_LOG_COST_RATIO, MAXIMUM_LOG_COST_RATIO)
+        quality_BK = candidate_features_KD[:, MEAN_SCORE_COLUMN] + quality_shift_BK
+        cost_BK = candidate_features_KD[:, MEAN_COST_COLUMN] * log_ratio_BK.exp()
+        utility_BK = quality_BK - cost_weight_B[:, None] * cost_BK
+        logits_BK = (self.log_sharpness.exp() * utility_BK).masked_fill(~mask_BK, -math.inf)
+        value_B = self.estimate_value(hidden_BH, utility_BK, logits_BK, cost_weight_B)
+        return Scores(logits_BK, quality_BK, cost_BK, value_B)
+
+    def estimate_value(
+        self, hidden_BH: Tensor, utility_BK: Tensor, logits_BK: Tensor, cost_weight_B: Tensor
+    ) -> Tensor:
+        """Return the critic's value [B]: the policy's expected utility and a learnt correction.
+
+        The critic reads the policy's layers and sends no gradient into them.
+        """
+        expected_B = (logits_BK.softmax(dim=-1) * utility_BK).sum(dim=-1).detach()
+        inputs = torch.cat([hidden_BH.detach(), torch.log1p(cost_weight_B)[:, None]], dim=1)
+        correction: Tensor = self.value_head(inputs).squeeze(1)
+        return expected_B + correction
+
+
+def draw_dropout_mask(rows: int, config: ScorerConfig, generator: torch.Generator) -> Tensor | None:
+    """Return an inverted-dropout mask [rows, H], or None where dropout is off.
+
+    It is drawn for all rows of a minibatch at once, whichever process holds them, so that the
+    number of processes changes nothing.
+    """
+    if config.dropout == 0:
+        return None
+    keep = 1 - config.dropout
+    drawn = torch.rand(rows, config.hidden, generator=generator)
+    return (drawn < keep).to(torch.float32) / keep

@@ -1,0 +1,1 @@
+"""What answers for the candidates: recordings, local models, program tools."""

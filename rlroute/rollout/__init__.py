@@ -1,0 +1,1 @@
+"""Rollouts: plans of episodes, and the two drivers that run them."""

@@ -1,0 +1,71 @@
+"""From trajectories to the arrays of a `Batch`: the only place that pads and masks episodes.
+
+The rows of a failed episode keep their observations and decisions; its reward terms become
+undefined (NaN) on every step, so nothing of it is learnt from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rlroute.rollout.plan import EpisodePlan
+from rlroute.types import Batch, FloatArray, Trajectory
+
+
+def build_batch(
+    trajectories: Sequence[Trajectory], plan: EpisodePlan, policy_version: int
+) -> Batch:
+    """Stack B trajectories, in the order of the plan, into padded arrays [B, T, ...].
+
+    All observations must offer the same candidates.
+    """
+    episodes = len(trajectories)
+    steps = max(len(trajectory.transitions) for trajectory in trajectories)
+    first = trajectories[0].transitions[0].observation
+    features_BTF = np.zeros((episodes, steps, len(first.features_F)), dtype=np.float32)
+    mask_BTK = np.ones((episodes, steps, len(first.mask_K)), dtype=np.bool_)
+    action_BT = np.zeros((episodes, steps), dtype=np.int64)
+    logp_BT = np.zeros((episodes, steps), dtype=np.float32)
+    value_BT = np.zeros((episodes, steps), dtype=np.float32)
+    valid_BT = np.zeros((episodes, steps), dtype=np.bool_)
+    names = trajectories[0].transitions[0].reward_terms
+    terms = {name: np.zeros((episodes, steps), dtype=np.float32) for name in names}
+    for b, trajectory in enumerate(trajectories):
+        for t, step in enumerate(trajectory.transitions):
+            features_BTF[b, t] = step.observation.features_F
+            mask_BTK[b, t] = step.decision.mask_K
+            action_BT[b, t] = step.decision.action
+            logp_BT[b, t] = step.decision.logp
+            value_BT[b, t] = step.decision.value
+            valid_BT[b, t] = True
+        for name, value_BT_of_term in terms.items():
+            value_BT_of_term[b, : len(trajectory.transitions)] = read_term(trajectory, name)
+    return Batch(
+        features_BTF=features_BTF,
+        candidate_features_KD=first.candidate_features_KD,
+        mask_BTK=mask_BTK,
+        cost_weight_B=np.array(
+            [trajectory.transitions[0].observation.cost_weight for trajectory in trajectories],
+            dtype=np.float32,
+        ),
+        action_BT=action_BT,
+        logp_BT=logp_BT,
+        value_BT=value_BT,
+        valid_BT=valid_BT,
+        terminated_B=np.array([item.transitions[-1].terminated for item in trajectories]),
+        reward_terms_BT=terms,
+        query_index_B=plan.query_index_B,
+        group_B=plan.group_B,
+        policy_version=policy_version,
+        dropped=sum(trajectory.failure is not None for trajectory in trajectories),
+    )
+
+
+def read_term(trajectory: Trajectory, name: str) -> FloatArray:
+    """Return a reward term at each step [T]; all undefined where the episode failed."""
+    values = [step.reward_terms[name] for step in trajectory.transitions]
+    if trajectory.failure is not None:
+        values = [None] * len(values)
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float32)

@@ -1,0 +1,233 @@
+"""An exported router at work: a text in, the candidate to ask out.
+
+It decides as the trained policy does (`rlroute.policies.decision.GreedyPolicy`), with the same code
+for the maths, and needs no training library. A route depends on its own query only, not on what is
+routed beside it, and several threads may use one router at once.
+
+What it leaves out: asking the candidates.
+
+How to use:
+
+    router = Router.load("my-router")
+    router.route("How many primes are below 100?", cost_weight=0.1).candidate_id
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import numbers
+import threading
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from rlroute.data.candidate_files import check_profiles, dump_candidates, parse_candidates
+from rlroute.data.routing_data import build_candidate_features
+from rlroute.export.bundle import WEIGHTS_FILE, BundleContents, read_bundle
+from rlroute.policies.decision import score
+from rlroute.policies.weights import build_scorer
+from rlroute.types import BoolArray, Candidate, RLRouteError
+
+
+@dataclass(frozen=True)
+class Route:
+    """A decision on one query; every mapping holds the allowed candidates only.
+
+    `ranking` lists them best first: `ranking[0]` is `candidate_id`, the rest are fallbacks.
+    `probabilities` (they sum to 1) are those the policy samples from while it learns; the router
+    does not sample, it takes the largest. `estimated_quality` and `estimated_cost_usd` are what the
+    policy weighs against each other. They start at the candidate's means on the train split and are
+    shaped by the reward of decisions alone, so they rank candidates and are not calibrated
+    forecasts; a quality may lie outside [0, 1].
+    """
+
+    candidate_id: str
+    cost_weight: float
+    ranking: tuple[str, ...]
+    probabilities: dict[str, float]
+    estimated_quality: dict[str, float]
+    estimated_cost_usd: dict[str, float]
+
+
+class Router:
+    """Chooses among candidates; made by `Router.load`, immutable, safe to share between threads.
+
+    `candidates` have their measured profiles, `cost_weight_range` is what the policy was trained
+    for, `cost_reference_usd` is the cost that a cost weight refers to (mean train cost of the
+    dearest candidate), `summary` says what was trained on what.
+    """
+
+    candidates: tuple[Candidate, ...]
+    cost_weight_range: tuple[float, float]
+    cost_reference_usd: float
+    summary: dict[str, Any]
+
+    def __init__(self, contents: BundleContents, source: str | Path = "router") -> None:
+        """Build a router from its parts, which must fit; `source` names them in errors."""
+        self.cost_weight_range = (contents.cost_weight_min, contents.cost_weight_max)
+        self.cost_reference_usd = contents.scale.cost_reference_usd
+        self.summary = contents.summary
+        self._scale = contents.scale
+        self._encoder = contents.encoder
+        # The tokenizer of a transformer is changed by every call, so one thread at a time uses it.
+        self._encoder_lock = threading.Lock()
+        weights_path = Path(source) / WEIGHTS_FILE
+        self._model = build_scorer(contents.scorer, contents.weights, weights_path)
+        self._set_candidates(contents.candidates)
+
+    @classmethod
+    def load(cls, folder: str | Path, *, model_folder: str | Path | None = None) -> Router:
+        """Load what `rlroute export` wrote.
+
+        `model_folder` says where the model of a `path` encoder lies, should it have moved.
+
+        Raises:
+            RLRouteError: the folder is no exported router, or a torn, changed or newer one.
+        """
+        moved = None if model_folder is None else Path(model_folder)
+        return cls(read_bundle(Path(folder), model_folder=moved), folder)
+
+    def route(
+        self, text: str, *, cost_weight: float = 0.0, allowed: Collection[str] | None = None
+    ) -> Route:
+        """Decide for one query; `allowed` names the candidates that may be chosen (None: all).
+
+        Raises:
+            RLRouteError: the text is empty or no string, the cost weight lies outside the trained
+                range, or `allowed` is empty or names an unknown candidate.
+        """
+        return self.route_many([text], cost_weight=cost_weight, allowed=allowed)[0]
+
+    def route_many(
+        self,
+        texts: Sequence[str],
+        *,
+        cost_weight: float = 0.0,
+        allowed: Collection[str] | None = None,
+    ) -> list[Route]:
+        """Decide for several queries, each exactly as `route` would.
+
+        Raises:
+            RLRouteError: as `route`.
+        """
+        weight, mask_K = self._check_weight(cost_weight), self._make_mask(allowed)
+        if isinstance(texts, str):
+            raise RLRouteError("route_many takes a list of texts; use route for a single one")
+        texts = list(texts)
+        for position, text in enumerate(texts):
+            if not isinstance(text, str) or not text.strip():
+                fault = "is empty" if isinstance(text, str) else f"is a {type(text).__name__}"
+                raise RLRouteError(f"text {position} {fault}: give the text of a query")
+        with self._encoder_lock:
+            features_QF = self._encoder.encode(texts)
+        # One by one: the rounding of a product depends on how many rows it has.
+        return [self._decide(features_F, weight, mask_K) for features_F in features_QF]
+
+    def route_features(
+        self,
+        features_F: npt.ArrayLike,
+        *,
+        cost_weight: float = 0.0,
+        allowed: Collection[str] | None = None,
+    ) -> Route:
+        """Decide for a query whose embedding [F], by this router's encoder, is already at hand.
+
+        Raises:
+            RLRouteError: as `route`, or the embedding has another length or is not finite.
+        """
+        vector_F = np.asarray(features_F, dtype=np.float32)
+        dimension = self._encoder.dimension
+        if vector_F.shape != (dimension,):
+            raise RLRouteError(
+                f"features have shape {vector_F.shape}; give a vector of {dimension}"
+            )
+        if not np.isfinite(vector_F).all():
+            raise RLRouteError("features hold a value that is not a finite number")
+        return self._decide(vector_F, self._check_weight(cost_weight), self._make_mask(allowed))
+
+    def with_candidates(self, candidates: Sequence[Candidate]) -> Router:
+        """Return a router that chooses among other candidates, without training.
+
+        Each needs a profile measured as those of `self.candidates` were (same query clusters). The
+        profile is taken as given: after a change of prices, `mean_cost_usd` and `cost_usd_C` must
+        be the costs at the new prices, since the policy decides by them.
+
+        Raises:
+            RLRouteError: no candidate, an id twice, a number that is no price or profile, or a
+                profile that is missing or has another number of clusters.
+        """
+        # The same checks as for a file: what is passed in here was never read from one.
+        checked = parse_candidates(dump_candidates(candidates), "with_candidates")
+        check_profiles(checked, self._scale, "with_candidates")
+        router = copy.copy(self)
+        router._set_candidates(checked)
+        return router
+
+    def _set_candidates(self, candidates: tuple[Candidate, ...]) -> None:
+        self.candidates = candidates
+        self._ids = [candidate.id for candidate in candidates]
+        self._candidate_features_KD = build_candidate_features(candidates, self._scale)
+
+    def _check_weight(self, cost_weight: float) -> float:
+        low, high = self.cost_weight_range
+        if not isinstance(cost_weight, numbers.Real) or not low <= cost_weight <= high:
+            raise RLRouteError(
+                f"cost_weight {cost_weight!r} lies outside what this router was trained for "
+                f"({low:g} to {high:g})"
+            )
+        return float(cost_weight)
+
+    def _make_mask(self, allowed: Collection[str] | None) -> BoolArray:
+        """Return where a candidate may be chosen [K]."""
+        if allowed is None:
+            return np.ones(len(self._ids), dtype=np.bool_)
+        if isinstance(allowed, str):
+            raise RLRouteError(f"allowed takes a list of ids; write [{allowed!r}] for a single one")
+        known = ", ".join(self._ids)
+        unknown = sorted(str(name) for name in allowed if name not in self._ids)
+        if unknown:
+            raise RLRouteError(f"allowed: unknown candidate '{unknown[0]}' (known: {known})")
+        if not allowed:
+            raise RLRouteError(f"allowed is empty: name at least one of {known}")
+        return np.array([name in allowed for name in self._ids], dtype=np.bool_)
+
+    def _decide(
+        self, features_F: npt.NDArray[np.float32], weight: float, mask_K: BoolArray
+    ) -> Route:
+        """Decide for an embedding [F]; ties go to the candidate that comes first."""
+        with torch.inference_mode():
+            scores = score(
+                self._model,
+                features_F[None],
+                self._candidate_features_KD,
+                mask_K[None],
+                np.array([weight], dtype=np.float32),
+            )
+            logits_K, logp_K, quality_K, cost_K = (
+                values_BK[0].tolist()
+                for values_BK in (
+                    scores.logits_BK,
+                    scores.logp_BK,
+                    scores.quality_BK,
+                    scores.cost_BK,
+                )
+            )
+        allowed = np.flatnonzero(mask_K).tolist()
+        if not all(math.isfinite(logits_K[k]) for k in allowed):
+            raise RLRouteError("the policy's scores overflow: the features are too large")
+        ranked = sorted(allowed, key=lambda k: -logits_K[k])
+        ids = self._ids
+        return Route(
+            candidate_id=ids[ranked[0]],
+            cost_weight=weight,
+            ranking=tuple(ids[k] for k in ranked),
+            probabilities={ids[k]: math.exp(logp_K[k]) for k in allowed},
+            estimated_quality={ids[k]: quality_K[k] for k in allowed},
+            estimated_cost_usd={ids[k]: cost_K[k] * self.cost_reference_usd for k in allowed},
+        )

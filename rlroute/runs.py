@@ -1,0 +1,218 @@
+"""What the commands train, evaluate and export do, between the command line and the packages."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from rlroute.config import dump_config, load_config
+from rlroute.extras import require
+from rlroute.trainers.recipe import Recipe
+from rlroute.types import RLRouteError
+
+EVALUATION_FILE = "evaluation.json"
+
+
+def run_training(
+    recipe_path: Path | None,
+    overrides: Sequence[str],
+    *,
+    run_folder: Path | None,
+    overwrite: bool,
+    resume: Path | None,
+    dry_run: bool,
+) -> None:
+    """Train as the command line says, or say what would happen.
+
+    Raises:
+        RLRouteError: the arguments do not go together, or the run cannot start.
+    """
+    if (recipe_path is None) == (resume is None):
+        raise RLRouteError("train: give either a recipe or --resume RUN")
+    if resume is not None and (overrides or run_folder or overwrite or dry_run):
+        raise RLRouteError("train: --resume goes on with a run as it is, without other arguments")
+    if resume is not None:
+        folder, recipe = resume, read_recipe(resume)
+    else:
+        assert recipe_path is not None
+        recipe = load_config(Recipe, recipe_path, overrides)
+        folder = run_folder or Path("runs") / name_run(recipe)
+    if dry_run:
+        describe_plan(recipe, folder)
+        return
+    require_training_libraries()
+    from rlroute.trainers.decision import train
+
+    state = train(
+        recipe,
+        folder,
+        resume=resume is not None,
+        overwrite=overwrite,
+        command=" ".join(["rlroute", *sys.argv[1:]]),
+    )
+    Console(stderr=True).print(
+        f"trained {state.update} updates in {state.seconds:.1f} s; best on val: "
+        f"{recipe.validation.metric} {state.best_metric:.4f} at update {state.best_update}\n"
+        f"next: rlroute evaluate {folder}; rlroute export {folder} --to DIR",
+        highlight=False,
+    )
+
+
+def require_training_libraries() -> None:
+    """Raise RLRouteError, naming the extra, unless training and reports can run."""
+    for name in ("accelerate", "gymnasium", "jinja2", "matplotlib"):
+        require(name, "train")
+
+
+def name_run(recipe: Recipe) -> str:
+    """Return the default name of a run."""
+    return f"{Path(recipe.table).name}-{recipe.algorithm.kind}-s{recipe.seed}"
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """Return the recipe that a run was started with."""
+    from rlroute.trainers.run_folder import RECIPE_FILE
+
+    return load_config(Recipe, folder / RECIPE_FILE)
+
+
+def describe_plan(recipe: Recipe, folder: Path) -> None:
+    """Print the resolved recipe on the output, and what a run would do on the error stream."""
+    from rlroute.data.table import read_table
+    from rlroute.types import SPLITS
+
+    table = read_table(recipe.table)
+    print_out(dump_config(recipe))
+    algorithm = recipe.algorithm
+    counts = ", ".join(f"{name} {int((table.split_Q == name).sum()):,}" for name in SPLITS)
+    lines = [
+        f"table       {table.name}: {len(table.queries):,} queries ({counts}), "
+        f"{len(table.candidates)} candidates",
+        f"training    {recipe.updates} updates x {algorithm.episodes:,} episodes "
+        f"({algorithm.kind}, groups of {algorithm.group_size})",
+        f"validation  {recipe.validation.metric} at {recipe.validation.cost_weights} cost weights, "
+        f"every {recipe.validation.every} updates",
+        f"run folder  {folder}",
+        "nothing was trained or written",
+    ]
+    Console(stderr=True).print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def print_out(text: str) -> None:
+    """Write plain text to the output, where a pipe can take it."""
+    sys.stdout.write(text)
+
+
+def evaluate_run(folder: Path) -> None:
+    """Compare a run's policy with the baselines on the test split, and write the report.
+
+    Raises:
+        RLRouteError: no finished run lies there, or its table has changed.
+    """
+    require_training_libraries()
+    from rlroute.evaluation.comparison import describe_result, render_comparison
+    from rlroute.evaluation.evaluate import evaluate_policies
+    from rlroute.evaluation.report import write_report
+    from rlroute.policies.baselines import fit_baselines
+    from rlroute.policies.decision import GreedyPolicy
+    from rlroute.trainers.decision import make_cost_weights
+    from rlroute.trainers.run_folder import load_best, read_run
+
+    console = Console()
+    run = read_run(folder)
+    scorer, best = load_best(run)
+    splits = run.prepared.splits
+    with Console(stderr=True).status("fitting baselines and resampling"):
+        baselines = fit_baselines(splits["train"], splits["val"])
+        result = evaluate_policies(
+            [GreedyPolicy(scorer, name=run.recipe.algorithm.kind), *baselines],
+            splits["train"],
+            splits["test"],
+            make_cost_weights(run.recipe, run.recipe.evaluation.cost_weights),
+            val=splits["val"],
+            bootstrap=run.recipe.evaluation.bootstrap,
+            seed=run.recipe.seed,
+        )
+        write_report(folder, result, make_report_context(run, best))
+    console.print(render_comparison(result))
+    for sentence in describe_result(result):
+        console.print(sentence, highlight=False)
+    console.print(f"report: {folder / 'report.html'}", highlight=False)
+
+
+def make_report_context(run: Any, best: dict[str, Any]) -> Any:
+    """Gather what the report tells besides numbers."""
+    from rlroute.evaluation.report import ReportContext
+    from rlroute.tracking import read_metrics
+    from rlroute.trainers.checkpoint import list_checkpoints, read_state
+    from rlroute.trainers.run_folder import CHECKPOINTS_FOLDER
+
+    recipe, encoder = run.recipe, run.prepared.encoder
+    checkpoints = list_checkpoints(run.folder / CHECKPOINTS_FOLDER)
+    seconds = read_state(checkpoints[-1]).seconds if checkpoints else float("nan")
+    return ReportContext(
+        run_name=run.folder.name,
+        split_queries={name: len(data.features_QF) for name, data in run.prepared.splits.items()},
+        candidates=run.prepared.candidates,
+        encoder=f"{encoder.kind}, {encoder.dimension} dimensions",
+        algorithm=f"{recipe.algorithm.kind} (weights of update {best['update']}, "
+        f"best {best['metric']} on validation)",
+        seed=recipe.seed,
+        recipe_yaml=dump_config(recipe),
+        history=read_metrics(run.folder),
+        command=run.facts["command"],
+        versions={name: run.facts[name] for name in ("rlroute", "torch", "python")},
+        wall_seconds=seconds,
+    )
+
+
+def export_run(folder: Path, to: Path) -> None:
+    """Write the run's router as a folder that `Router.load` reads.
+
+    Raises:
+        RLRouteError: no finished run lies there, or `to` holds something else.
+    """
+    from rlroute.export.bundle import BundleContents, write_bundle
+    from rlroute.trainers.run_folder import load_best, make_scorer_config, read_run
+
+    run = read_run(folder)
+    scorer, best = load_best(run)
+    recipe, prepared = run.recipe, run.prepared
+    contents = BundleContents(
+        scorer=make_scorer_config(recipe, prepared),
+        weights=scorer.state_dict(),
+        encoder=prepared.encoder,
+        candidates=prepared.candidates,
+        scale=prepared.scale,
+        cost_weight_min=recipe.cost_weight.min,
+        cost_weight_max=recipe.cost_weight.max,
+        summary=summarise_run(run, best),
+        recipe_yaml=dump_config(recipe),
+    )
+    write_bundle(contents, to)
+    Console(stderr=True).print(f"router written to {to}", highlight=False)
+
+
+def summarise_run(run: Any, best: dict[str, Any]) -> dict[str, Any]:
+    """Return what the bundle says of its training; test numbers only after an evaluation."""
+    from rlroute.export.summary import summarise_test
+
+    recipe = run.recipe
+    summary: dict[str, Any] = {
+        "table": run.facts["table"],
+        "queries": {name: len(data.features_QF) for name, data in run.prepared.splits.items()},
+        "algorithm": recipe.algorithm.kind,
+        "seed": recipe.seed,
+        "updates": recipe.updates,
+        "validation": best,
+    }
+    path = run.folder / EVALUATION_FILE
+    if path.exists():
+        result = json.loads(path.read_text(encoding="utf-8"))
+        summary["test"] = summarise_test(result)
+    return summary

@@ -1,0 +1,1 @@
+"""Trainers: from a recipe to a run folder."""

@@ -1,0 +1,167 @@
+"""A run folder: what a run leaves, and how evaluation, export and a resumed run read it again.
+
+recipe.resolved.yaml    every setting, secrets redacted
+run.json                versions, command, table with its digest, devices
+encoder/                the fitted encoder
+candidates.json         candidates with measured profiles, feature scale
+metrics.jsonl           one row per update;  events.log  dated lines
+trajectories.jsonl      sampled episodes with their reward terms
+checkpoints/step-N      to go on from;  best/  the weights that validation chose
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from rlroute.config import dump_config, load_config
+from rlroute.data.candidate_files import (
+    dump_candidates,
+    dump_scale,
+    parse_candidates,
+    parse_scale,
+)
+from rlroute.data.encoders import load_encoder
+from rlroute.data.prepare import PreparedTable, compute_table_digest, encode_texts
+from rlroute.data.routing_data import prepare_splits
+from rlroute.data.table import OutcomeTable, read_table
+from rlroute.files import atomic_folder, write_atomic
+from rlroute.policies.mlp import CandidateScorer, ScorerConfig
+from rlroute.policies.weights import load_weights
+from rlroute.trainers.checkpoint import WEIGHTS_FILE
+from rlroute.trainers.recipe import Recipe
+from rlroute.types import RLRouteError
+
+FORMAT_VERSION = 1
+RECIPE_FILE = "recipe.resolved.yaml"
+RUN_FILE = "run.json"
+CANDIDATES_FILE = "candidates.json"
+ENCODER_FOLDER = "encoder"
+BEST_FOLDER = "best"
+BEST_FILE = "best.json"
+CHECKPOINTS_FOLDER = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as read from its folder."""
+
+    folder: Path
+    recipe: Recipe
+    facts: dict[str, Any]
+    prepared: PreparedTable
+
+
+def start_run_folder(
+    folder: Path,
+    recipe: Recipe,
+    table: OutcomeTable,
+    prepared: PreparedTable,
+    facts: dict[str, Any],
+) -> None:
+    """Write what is known before the first update."""
+    folder.mkdir(parents=True, exist_ok=True)
+    prepared.encoder.save(folder / ENCODER_FOLDER)
+    candidates = {
+        "candidates": dump_candidates(prepared.candidates),
+        "scale": dump_scale(prepared.scale),
+    }
+    write_atomic(folder / CANDIDATES_FILE, json.dumps(candidates, indent=1))
+    run = {
+        "format_version": FORMAT_VERSION,
+        "table": table.name,
+        "table_digest": compute_table_digest(table),
+        "rlroute": version("rlroute"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        **facts,
+    }
+    write_atomic(folder / RUN_FILE, json.dumps(run, indent=2))
+    write_atomic(folder / RECIPE_FILE, dump_config(recipe))  # last: with it the folder is a run
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder and prepare its table as the run did.
+
+    Raises:
+        RLRouteError: no run lies there, a file is torn or of another version, or the table has
+            changed since.
+    """
+    if not (folder / RECIPE_FILE).exists():
+        raise RLRouteError(f"{folder}: no run lies here ({RECIPE_FILE} is missing)")
+    recipe = load_config(Recipe, folder / RECIPE_FILE)
+    facts = read_json(folder / RUN_FILE)
+    if facts.get("format_version") != FORMAT_VERSION:
+        raise RLRouteError(
+            f"{folder / RUN_FILE}: format_version {facts.get('format_version')}, "
+            f"this rlroute reads {FORMAT_VERSION}"
+        )
+    table = read_table(recipe.table)
+    if compute_table_digest(table) != facts["table_digest"]:
+        raise RLRouteError(f"table '{recipe.table}' has changed since {folder} was trained on it")
+    source = folder / CANDIDATES_FILE
+    content = read_json(source)
+    encoder = load_encoder(folder / ENCODER_FOLDER)
+    candidates = parse_candidates(content["candidates"], str(source))
+    scale = parse_scale(content["scale"], str(source))
+    features_QF = encode_texts(encoder, [query.text for query in table.queries])
+    splits = prepare_splits(table, features_QF, candidates, scale)
+    return Run(folder, recipe, facts, PreparedTable(encoder, candidates, scale, splits))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        RLRouteError: the file is missing or torn.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RLRouteError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(content, dict):
+        raise RLRouteError(f"{path}: an object was expected")
+    return content
+
+
+def make_scorer_config(recipe: Recipe, prepared: PreparedTable) -> ScorerConfig:
+    """Return the shape of the network for a recipe and its data."""
+    return ScorerConfig(
+        features=prepared.encoder.dimension,
+        candidate_features=prepared.splits["train"].candidate_features_KD.shape[1],
+        hidden=recipe.policy.hidden,
+        dropout=recipe.policy.dropout,
+        sharpness=recipe.policy.sharpness,
+    )
+
+
+def save_best(folder: Path, scorer: CandidateScorer, facts: dict[str, Any]) -> None:
+    """Replace the weights that validation chose."""
+    with atomic_folder(folder / BEST_FOLDER) as temporary:
+        weights = {name: value.contiguous().cpu() for name, value in scorer.state_dict().items()}
+        save_file(weights, temporary / WEIGHTS_FILE)
+        write_atomic(temporary / BEST_FILE, json.dumps(facts, indent=2))
+
+
+def load_best(run: Run) -> tuple[CandidateScorer, dict[str, Any]]:
+    """Return the policy that validation chose, and what was written beside it.
+
+    Raises:
+        RLRouteError: the run has no best weights yet, or they are torn.
+    """
+    path = run.folder / BEST_FOLDER / WEIGHTS_FILE
+    scorer = CandidateScorer(make_scorer_config(run.recipe, run.prepared))
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RLRouteError(f"{path}: cannot be read ({error})") from None
+    load_weights(scorer, weights, path)
+    return scorer.eval(), read_json(run.folder / BEST_FOLDER / BEST_FILE)

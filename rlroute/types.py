@@ -1,0 +1,237 @@
+"""The map of rlroute: every noun that travels between its packages.
+
+What it is: plain frozen dataclasses, in the order in which a decision meets them. A `Query` is
+asked; a `Candidate` may take it; the policy sees an `Observation` and makes a `Decision`; the
+environment turns the decision into `Call`s; the pool turns each call into a `Reply`; one such step
+is a `Transition`, an episode is a `Trajectory`, and what a trainer learns from is a `Batch`, whose
+`group_B` says which episodes (of one query, at one cost weight) are compared with each other.
+
+What it leaves out: behaviour. Nothing here opens a file, draws a number or imports another module
+of ours.
+
+Notation of array fields: a suffix names the axes. `_K` candidates, `_F` query features, `_D`
+candidate features, `_B` episodes (lanes), `_T` steps of an episode. Money is in USD, time in
+seconds, prices in USD per million tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+CandidateKind = Literal["model", "agent", "tool", "pipeline", "tier", "effort"]
+SplitName = Literal["train", "val", "test"]
+
+SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+TOKENS_PER_PRICE = 1_000_000
+
+
+class RLRouteError(Exception):
+    """A fault that the user can mend; its message says in one line what, where, what is allowed.
+
+    The command line prints the message without a traceback and exits with code 2.
+    """
+
+
+class FailureKind(StrEnum):
+    """Why a call has no answer. A failed call is never cheap, never scored, never trained on."""
+
+    TIMEOUT = "timeout"
+    RATE_LIMITED = "rate_limited"
+    SERVER = "server"
+    BAD_REQUEST = "bad_request"
+    AUTH = "auth"
+    MALFORMED = "malformed"
+    TRUNCATED = "truncated"
+    REFUSED = "refused"
+    BUDGET = "budget"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What a candidate charges: USD per million tokens, and USD per call."""
+
+    input: float
+    output: float
+    per_call: float = 0.0
+
+    def compute_cost(self, prompt_tokens: float, completion_tokens: float) -> float:
+        """Return the cost in USD of one call with these token counts."""
+        tokens = prompt_tokens * self.input + completion_tokens * self.output
+        return self.per_call + tokens / TOKENS_PER_PRICE
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Hard limits of a candidate, in tokens; None where it states none."""
+
+    context_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What was measured of a candidate on the train split, and on nothing else.
+
+    `mean_score` and `mean_cost_usd` are over all its train queries; the `_C` arrays hold the same
+    per cluster of queries (shrunk towards the mean where a cluster has few queries).
+    """
+
+    mean_score: float
+    mean_cost_usd: float
+    score_C: FloatArray
+    cost_usd_C: FloatArray
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Anything that can be chosen to do the next piece of work."""
+
+    id: str
+    prices: Prices
+    kind: CandidateKind = "model"
+    description: str = ""
+    limits: Limits = Limits()
+    profile: Profile | None = None
+
+
+@dataclass(frozen=True)
+class Query:
+    """One thing to solve. `references` hold what an answer is graded against (may be empty)."""
+
+    id: str
+    text: str
+    task: str = ""
+    dataset: str = ""
+    references: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that one call used, as the candidate's own tokenizer counts them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request to one candidate: the query it concerns and the text that it is sent."""
+
+    candidate_id: str
+    query: Query
+    text: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back for a call: an answer with its price, or a typed failure.
+
+    `score` is set by pools that know it (a recording of graded answers); replies of live pools are
+    graded by the outcome reward. A failed reply has `failure` set, `score` None, and `cost_usd`
+    holds what the failed attempts were billed (which the cost reward never sees). `latency_seconds`
+    is None where it was not measured.
+    """
+
+    call: Call
+    text: str = ""
+    usage: Usage | None = None
+    cost_usd: float = 0.0
+    latency_seconds: float | None = None
+    score: float | None = None
+    failure: FailureKind | None = None
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the policy sees before one decision.
+
+    `features_F` embeds the query, row k of `candidate_features_KD` describes candidate k, and
+    `mask_K` is True where candidate k may be chosen.
+    """
+
+    text: str
+    features_F: FloatArray
+    candidate_features_KD: FloatArray
+    mask_K: BoolArray
+    cost_weight: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One action of the policy with what is needed to learn from it.
+
+    `logp` is the log-probability of `action` under the masked behaviour distribution, `value` the
+    critic's estimate of the return, `policy_version` the number of updates behind the weights used.
+    """
+
+    action: int
+    logp: float
+    value: float
+    mask_K: BoolArray
+    policy_version: int = 0
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One step of an episode. A reward term of None is undefined, which is not zero."""
+
+    observation: Observation
+    decision: Decision
+    replies: tuple[Reply, ...]
+    reward_terms: Mapping[str, float | None]
+    terminated: bool
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One episode: the query, the coordinates its seed came from, and its steps in order."""
+
+    query: Query
+    seed: int
+    transitions: tuple[Transition, ...]
+
+    @property
+    def failure(self) -> FailureKind | None:
+        """The first failure among the replies, or None; a failed trajectory is not learnt from."""
+        replies = (reply for step in self.transitions for reply in step.replies)
+        return next((reply.failure for reply in replies if reply.failure is not None), None)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Episodes as arrays, what both rollout drivers hand to the trainer.
+
+    Axes: B episodes, T steps (short episodes are padded, `valid_BT` is False there), K candidates.
+    `reward_terms_BT[name]` is NaN where the term is undefined. `group_B` numbers the groups from 0.
+    Candidate features are shared by the whole batch. `outcome_terms_BK[name]` is present only under
+    full feedback (one-step episodes): the term for every candidate, NaN where undefined.
+    """
+
+    features_BTF: FloatArray
+    candidate_features_KD: FloatArray
+    mask_BTK: BoolArray
+    cost_weight_B: FloatArray
+    action_BT: IntArray
+    logp_BT: FloatArray
+    value_BT: FloatArray
+    valid_BT: BoolArray
+    terminated_B: BoolArray
+    reward_terms_BT: Mapping[str, FloatArray]
+    query_index_B: IntArray
+    group_B: IntArray
+    policy_version: int = 0
+    dropped: int = 0
+    outcome_terms_BK: Mapping[str, FloatArray] | None = None

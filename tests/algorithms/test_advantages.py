@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from rlroute.algorithms.advantages import (
+    compute_gae,
+    compute_group_advantages,
+    compute_rloo_advantages,
+    normalise_advantages,
+)
+
+NAN = math.nan
+
+
+def gae(reward, value, valid=None, terminated=True, bootstrap=0.0, discount=0.9, gae_lambda=0.8):
+    reward_BT = torch.tensor([reward])
+    valid_BT = torch.tensor([valid or [True] * len(reward)])
+    return compute_gae(
+        reward_BT,
+        torch.tensor([value]),
+        valid_BT,
+        torch.tensor([terminated]),
+        torch.tensor([bootstrap]),
+        discount,
+        gae_lambda,
+    )
+
+
+def test_gae_of_one_step_is_reward_minus_value():
+    adv_BT, return_BT = gae([0.7], [0.5])
+    torch.testing.assert_close(adv_BT, torch.tensor([[0.2]]))
+    torch.testing.assert_close(return_BT, torch.tensor([[0.7]]))
+
+
+def test_gae_equals_its_closed_form_over_three_steps():
+    # deltas: 1 + .9*2 - 1 = 1.8;  0 + .9*3 - 2 = .7;  4 - 3 = 1;  decay .9 * .8 = .72
+    adv_BT, return_BT = gae([1.0, 0.0, 4.0], [1.0, 2.0, 3.0])
+    expected = torch.tensor([[1.8 + 0.72 * 0.7 + 0.72**2 * 1.0, 0.7 + 0.72 * 1.0, 1.0]])
+    torch.testing.assert_close(adv_BT, expected)
+    torch.testing.assert_close(return_BT, expected + torch.tensor([[1.0, 2.0, 3.0]]))
+
+
+def test_a_truncated_episode_goes_on_in_the_bootstrap_value_and_a_terminated_one_does_not():
+    truncated, _ = gae([1.0], [0.5], terminated=False, bootstrap=10.0)
+    torch.testing.assert_close(truncated, torch.tensor([[1 + 0.9 * 10 - 0.5]]))
+    terminated, _ = gae([1.0], [0.5], terminated=True, bootstrap=10.0)
+    torch.testing.assert_close(terminated, torch.tensor([[0.5]]))
+
+
+def test_padding_changes_nothing_and_gets_nothing():
+    short, short_return = gae([1.0, 2.0], [0.5, 0.5], terminated=False, bootstrap=3.0)
+    padded, padded_return = gae(
+        [1.0, 2.0, 99.0], [0.5, 0.5, 77.0], [True, True, False], terminated=False, bootstrap=3.0
+    )
+    torch.testing.assert_close(padded[:, :2], short)
+    torch.testing.assert_close(padded_return[:, :2], short_return)
+    assert padded[0, 2] == 0
+    assert padded_return[0, 2] == 0
+
+
+def test_lambda_one_without_discount_gives_the_return_to_go():
+    _, return_BT = gae([1.0, 2.0, 3.0], [9.0, -4.0, 2.5], discount=1.0, gae_lambda=1.0)
+    torch.testing.assert_close(return_BT, torch.tensor([[6.0, 5.0, 3.0]]))
+
+
+def test_group_advantages_are_deviations_from_the_mean_of_the_group():
+    adv_NG, valid_NG = compute_group_advantages(
+        torch.tensor([[1.0, 0.0, 0.5, 0.5], [2.0, 2.0, 2.0, 6.0]]), scale_by_std=False
+    )
+    expected = torch.tensor([[0.5, -0.5, 0.0, 0.0], [-1.0, -1.0, -1.0, 3.0]])
+    torch.testing.assert_close(adv_NG, expected)
+    assert valid_NG.all()
+
+
+def test_scaling_divides_by_the_standard_deviation_of_the_sample():
+    adv_NG, _ = compute_group_advantages(torch.tensor([[1.0, 2.0, 3.0]]), scale_by_std=True)
+    torch.testing.assert_close(adv_NG, torch.tensor([[-1.0, 0.0, 1.0]]) / (1 + 1e-4))
+
+
+def test_a_group_of_equal_rewards_has_no_advantage():
+    for scale in (False, True):
+        adv_NG, _ = compute_group_advantages(torch.full((1, 4), 0.3), scale_by_std=scale)
+        torch.testing.assert_close(adv_NG, torch.zeros(1, 4), atol=1e-3, rtol=0)
+
+
+def test_an_undefined_member_leaves_mean_and_std():
+    whole, _ = compute_group_advantages(torch.tensor([[1.0, 2.0, 3.0]]), scale_by_std=True)
+    holed, valid_NG = compute_group_advantages(
+        torch.tensor([[1.0, NAN, 2.0, 3.0]]), scale_by_std=True
+    )
+    torch.testing.assert_close(holed[:, [0, 2, 3]], whole)
+    assert holed[0, 1] == 0
+    assert valid_NG.tolist() == [[True, False, True, True]]
+
+
+@pytest.mark.parametrize("reward", [[NAN, NAN, 5.0], [NAN, NAN, NAN]])
+def test_a_group_with_fewer_than_two_rewards_has_nothing_to_compare(reward):
+    for compute in (
+        lambda reward_NG: compute_group_advantages(reward_NG, scale_by_std=False),
+        lambda reward_NG: compute_group_advantages(reward_NG, scale_by_std=True),
+        compute_rloo_advantages,
+    ):
+        adv_NG, valid_NG = compute(torch.tensor([reward]))
+        assert adv_NG.tolist() == [[0, 0, 0]]
+        assert not valid_NG.any()
+
+
+def test_leave_one_out_compares_with_the_mean_of_the_others():
+    adv_NG, _ = compute_rloo_advantages(torch.tensor([[1.0, 2.0, 6.0]]))
+    torch.testing.assert_close(adv_NG, torch.tensor([[1 - 4, 2 - 3.5, 6 - 1.5]]))
+    holed, valid_NG = compute_rloo_advantages(torch.tensor([[1.0, NAN, 2.0, 6.0]]))
+    torch.testing.assert_close(holed[:, [0, 2, 3]], adv_NG)
+    assert valid_NG.tolist() == [[True, False, True, True]]
+
+
+@given(
+    reward_NG=arrays(np.float32, (3, 5), elements=st.floats(-10, 10, width=32)),
+    hole_NG=arrays(np.bool_, (3, 5)),
+    scale=st.booleans(),
+)
+def test_group_advantages_sum_to_zero_and_are_always_numbers(reward_NG, hole_NG, scale):
+    reward_NG = torch.from_numpy(np.where(hole_NG, np.float32(np.nan), reward_NG)).double()
+    for adv_NG, valid_NG in (
+        compute_group_advantages(reward_NG, scale_by_std=scale),
+        compute_rloo_advantages(reward_NG),
+    ):
+        assert adv_NG.isfinite().all()
+        assert (adv_NG[~valid_NG] == 0).all()
+        torch.testing.assert_close(adv_NG.sum(dim=1), torch.zeros(3).double(), atol=1e-9, rtol=0)
+
+
+@given(shift=st.floats(-5, 5, width=32))
+def test_a_constant_added_to_all_rewards_of_a_group_changes_no_advantage(shift):
+    reward_NG = torch.tensor([[0.1, 0.9, 0.4, 0.0]]).double()
+    for compute in (
+        lambda value: compute_group_advantages(value, scale_by_std=True)[0],
+        lambda value: compute_rloo_advantages(value)[0],
+    ):
+        torch.testing.assert_close(compute(reward_NG), compute(reward_NG + shift))
+
+
+def test_normalisation_takes_the_statistics_it_is_given():
+    adv = normalise_advantages(torch.tensor([1.0, 3.0]), torch.tensor(1.0), torch.tensor(2.0))
+    torch.testing.assert_close(adv, torch.tensor([0.0, 1.0]))
