@@ -84,7 +84,7 @@ class Profile:
     """What was measured of a candidate on the train split, and on nothing else.
 
     `mean_score` and `mean_cost_usd` are over all its train queries; the `_C` arrays hold the same
-    per cluster of queries (shrunk towards the mean where a cluster has few queries).
+    per cluster of queries (shrunk towards the mean as far as chance explains them).
     """
 
     mean_score: float

@@ -22,7 +22,7 @@ from rlroute.data.encoders import TfidfConfig, TfidfEncoder  # noqa: E402
 from rlroute.data.routing_data import (  # noqa: E402
     ProfileConfig,
     RoutingData,
-    build_candidate_features,
+    fit_clusters,
     fit_feature_scale,
     measure_profiles,
     prepare_splits,
@@ -110,7 +110,8 @@ def tiny_splits(tiny_table: OutcomeTable) -> dict[SplitName, RoutingData]:
     features_QF /= np.linalg.norm(features_QF, axis=1, keepdims=True)
     train_QF = features_QF[tiny_table.split_Q == "train"]
     train = tiny_table.select_split("train")
-    candidates = measure_profiles(train, train_QF, ProfileConfig(clusters=2), seed=0)
+    centroids_CF = fit_clusters(train_QF, ProfileConfig(clusters=2), seed=0)
+    candidates = measure_profiles(train, train_QF, centroids_CF)
     scale = fit_feature_scale(candidates)
     return prepare_splits(tiny_table, features_QF, candidates, scale)
 
@@ -152,10 +153,7 @@ def router_contents() -> BundleContents:
     encoder = TfidfEncoder.fit(TfidfConfig(dimension=16), TRAIN_TEXTS, seed=0)
     candidates = make_candidates(4)
     scale = fit_feature_scale(candidates)
-    columns = build_candidate_features(candidates, scale).shape[1]
-    config = ScorerConfig(
-        features=encoder.dimension, candidate_features=columns, hidden=32, dropout=0.5
-    )
+    config = ScorerConfig(features=encoder.dimension, clusters=CLUSTERS, hidden=32, dropout=0.5)
     generator = torch.Generator().manual_seed(3)
     weights = {
         name: torch.randn(value.shape, generator=generator) * 0.4

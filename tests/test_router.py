@@ -170,9 +170,9 @@ def test_a_text_of_unknown_words_gets_a_route(router: Router) -> None:
     assert sum(router.route("zzz qqq 我们").probabilities.values()) == pytest.approx(1)
 
 
-def test_a_tie_goes_to_the_candidate_that_comes_first(
-    router_contents: BundleContents, router: Router
-) -> None:
+def test_a_tie_goes_to_the_candidate_that_comes_first(router_contents: BundleContents) -> None:
+    weights = CandidateScorer(router_contents.scorer).state_dict()  # exactly equal scores
+    router = Router(replace(router_contents, weights=weights))
     twin = replace(router_contents.candidates[2], id="another")
     ids = [twin.id, router_contents.candidates[2].id]
     route = router.with_candidates([twin, router_contents.candidates[2]]).route("list birds")
@@ -236,11 +236,12 @@ def test_candidates_are_removed_without_training(
 
 
 def test_a_dearer_candidate_is_left_without_training(router_contents: BundleContents) -> None:
-    # The first weights know the means only: quality - 0.1 x cost decides.
+    # The first weights know the profiles only: quality - 0.1 x cost decides.
     weights = CandidateScorer(router_contents.scorer).state_dict()
     router = Router(replace(router_contents, weights=weights))
-    candidate = router_contents.candidates[3]
-    profile, factor = candidate.profile, 4.0
+    chosen = router.route("list birds", cost_weight=0.1).candidate_id
+    candidate = next(item for item in router_contents.candidates if item.id == chosen)
+    profile, factor = candidate.profile, 1000.0
     assert profile is not None
     dear = replace(
         candidate,
@@ -251,10 +252,11 @@ def test_a_dearer_candidate_is_left_without_training(router_contents: BundleCont
             cost_usd_C=profile.cost_usd_C * np.float32(factor),
         ),
     )
-    repriced = router.with_candidates([*router_contents.candidates[:3], dear])
-    assert router.route("list birds", cost_weight=0.1).candidate_id == candidate.id
-    assert repriced.route("list birds", cost_weight=0.1).candidate_id == "model-2"
-    assert repriced.route("list birds", cost_weight=0.0).candidate_id == candidate.id
+    others = [item for item in router_contents.candidates if item.id != chosen]
+    repriced = router.with_candidates([*others, dear])
+    assert repriced.route("list birds", cost_weight=0.1).candidate_id != chosen
+    before, after = (one.route("list birds", cost_weight=0.0) for one in (router, repriced))
+    assert before.candidate_id == after.candidate_id
 
 
 def test_candidates_that_cannot_be_described_are_refused(

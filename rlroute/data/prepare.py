@@ -19,6 +19,7 @@ from rlroute.data.routing_data import (
     FeatureScale,
     ProfileConfig,
     RoutingData,
+    fit_clusters,
     fit_feature_scale,
     measure_profiles,
     prepare_splits,
@@ -31,9 +32,13 @@ CACHE_VARIABLE = "RLROUTE_CACHE"
 
 @dataclass(frozen=True)
 class PreparedTable:
-    """A table's splits with all that was fitted on its train split."""
+    """A table's splits with all that was fitted on its train split.
+
+    `centroids_CF` are the centres of the query clusters that the profiles are measured on.
+    """
 
     encoder: Encoder
+    centroids_CF: FloatArray
     candidates: tuple[Candidate, ...]
     scale: FeatureScale
     splits: dict[SplitName, RoutingData]
@@ -51,10 +56,11 @@ def prepare_table(
     encoder = fit_encoder(encoder_config, [query.text for query in train.queries], seed)
     features_QF = encode_texts(encoder, [query.text for query in table.queries])
     train_features_QF = features_QF[table.split_Q == "train"]
-    candidates = measure_profiles(train, train_features_QF, profile_config, seed)
+    centroids_CF = fit_clusters(train_features_QF, profile_config, seed)
+    candidates = measure_profiles(train, train_features_QF, centroids_CF)
     scale = fit_feature_scale(candidates)
     splits = prepare_splits(table, features_QF, candidates, scale)
-    return PreparedTable(encoder, candidates, scale, splits)
+    return PreparedTable(encoder, centroids_CF, candidates, scale, splits)
 
 
 def encode_texts(encoder: Encoder, texts: list[str]) -> FloatArray:

@@ -30,21 +30,18 @@ from rlroute.types import (
     SplitName,
 )
 
-MEAN_SCORE_COLUMN = 0
-MEAN_COST_COLUMN = 1
 LEADING_COLUMNS = 2
 MINIMUM_PRICE = 1e-4  # USD per million tokens; keeps the logarithm of a free candidate finite
-CLUSTER_PRIOR_QUERIES = 10.0
+PRICE_COLUMNS = 3
 
 
 @dataclass(frozen=True)
 class RoutingData:
     """One split of a table, ready for policies.
 
-    `features_QF` embeds the queries. `candidate_features_KD` describes the candidates: column 0 is
-    the mean train score, column 1 the mean train cost in units of the reference, the rest is
-    standardised. `cost_reference_usd` is the mean train cost of the dearest candidate; utility at
-    cost weight w is `score_QK - w * cost_usd_QK / cost_reference_usd`.
+    `features_QF` embeds the queries. `candidate_features_KD` describes the candidates (see
+    `build_candidate_features`). `cost_reference_usd` is the mean train cost of the dearest
+    candidate; utility at cost weight w is `score_QK - w * cost_usd_QK / cost_reference_usd`.
     """
 
     table: OutcomeTable
@@ -62,7 +59,7 @@ class RoutingData:
 class FeatureScale:
     """What turns profiles into candidate features; fitted on train, stored with the policy.
 
-    `offset_D` and `scale_D` standardise the columns after the first two.
+    `offset_D` and `scale_D` standardise the rows of `describe_candidate`.
     """
 
     cost_reference_usd: float
@@ -90,18 +87,19 @@ class FeatureScale:
 class ProfileConfig(StrictModel):
     """How profiles are measured: the number of query clusters."""
 
-    clusters: int = Field(default=16, ge=1)
+    clusters: int = Field(default=32, ge=1)
 
 
 def measure_profiles(
-    train: OutcomeTable, features_QF: FloatArray, config: ProfileConfig, seed: int
+    train: OutcomeTable, features_QF: FloatArray, centroids_CF: FloatArray
 ) -> tuple[Candidate, ...]:
     """Return the table's candidates with profiles measured on `train` [features: Q_train, F].
 
     Raises:
         RLRouteError: a candidate has no train outcome, so nothing is known about it.
     """
-    cluster_Q = assign_clusters(features_QF, config.clusters, seed)
+    cluster_Q = assign_clusters(features_QF, centroids_CF)
+    clusters = len(centroids_CF)
     profiled = []
     for k, candidate in enumerate(train.candidates):
         present_Q = train.present_QK[:, k]
@@ -114,34 +112,53 @@ def measure_profiles(
         profile = Profile(
             mean_score=float(score_Q.mean(dtype=np.float64)),
             mean_cost_usd=float(cost_Q.mean(dtype=np.float64)),
-            score_C=average_by_cluster(score_Q, cluster_Q[present_Q], config.clusters),
-            cost_usd_C=average_by_cluster(cost_Q, cluster_Q[present_Q], config.clusters),
+            score_C=average_by_cluster(score_Q, cluster_Q[present_Q], clusters),
+            cost_usd_C=average_by_cluster(cost_Q, cluster_Q[present_Q], clusters),
         )
         profiled.append(dataclasses.replace(candidate, profile=profile))
     return tuple(profiled)
 
 
-def assign_clusters(features_QF: FloatArray, clusters: int, seed: int) -> IntArray:
-    """Return the k-means cluster of each row; fewer rows than clusters use fewer clusters."""
+def fit_clusters(features_QF: FloatArray, config: ProfileConfig, seed: int) -> FloatArray:
+    """Return k-means centroids [C, F] of the train queries; fewer queries give fewer clusters."""
     from sklearn.cluster import KMeans
 
-    model = KMeans(
-        min(clusters, len(features_QF)), n_init=2, random_state=derive_seed(seed, "kmeans")
-    )
-    return np.asarray(model.fit_predict(features_QF), dtype=np.int64)
+    clusters = min(config.clusters, len(np.unique(features_QF, axis=0)))
+    model = KMeans(clusters, n_init=2, random_state=derive_seed(seed, "kmeans"))
+    return np.asarray(model.fit(features_QF).cluster_centers_, dtype=np.float32)
+
+
+def assign_clusters(features_QF: FloatArray, centroids_CF: FloatArray) -> IntArray:
+    """Return the nearest centroid of each row [Q]."""
+    # |x - c|^2 = |x|^2 - 2 x.c + |c|^2, and |x|^2 is the same for all centroids
+    distance_QC = (centroids_CF**2).sum(axis=1) - 2 * features_QF @ centroids_CF.T
+    return np.asarray(distance_QC.argmin(axis=1), dtype=np.int64)
 
 
 def average_by_cluster(value_N: FloatArray, cluster_N: IntArray, clusters: int) -> FloatArray:
-    """Return the mean per cluster [C], shrunk towards the overall mean by ten virtual queries."""
+    """Return the mean per cluster [C], shrunk to the overall mean as far as chance explains it.
+
+    Empirical Bayes with the variances of a one-way analysis: a cluster of n queries keeps
+    n / (n + within / between) of its deviation. Where clusters differ no more than chance makes
+    them, all get the overall mean.
+    """
+    value_N = value_N.astype(np.float64)
     count_C = np.bincount(cluster_N, minlength=clusters)
-    total_C = np.bincount(cluster_N, weights=value_N, minlength=clusters)
-    prior = CLUSTER_PRIOR_QUERIES
-    mean_C = (total_C + prior * value_N.mean(dtype=np.float64)) / (count_C + prior)
-    return np.asarray(mean_C, dtype=np.float32)
+    filled = int((count_C > 0).sum())
+    total, mean = len(value_N), value_N.mean()
+    raw_C = np.bincount(cluster_N, weights=value_N, minlength=clusters) / np.maximum(count_C, 1)
+    if filled < 2 or total <= filled:
+        return np.full(clusters, mean, dtype=np.float32)  # nothing tells clusters from chance
+    within = ((value_N - raw_C[cluster_N]) ** 2).sum() / (total - filled)
+    mean_square = (count_C * (raw_C - mean) ** 2).sum() / (filled - 1)
+    typical_count = (total - (count_C**2).sum() / total) / (filled - 1)
+    between = max(0.0, (mean_square - within) / typical_count)
+    kept_C = count_C * between / np.maximum(count_C * between + within, np.finfo(np.float64).tiny)
+    return np.asarray(mean + kept_C * (raw_C - mean), dtype=np.float32)
 
 
 def describe_candidate(candidate: Candidate) -> FloatArray:
-    """Return the raw feature row [D - 2] of a profiled candidate, before standardisation.
+    """Return the row [3 + 2C] of a profiled candidate that will be standardised.
 
     Logarithms of its three prices, its score per cluster as a deviation from its mean score, and
     the logarithm of its cost per cluster relative to its mean cost.
@@ -185,14 +202,29 @@ def fit_feature_scale(candidates: Sequence[Candidate]) -> FeatureScale:
 
 
 def build_candidate_features(candidates: Sequence[Candidate], scale: FeatureScale) -> FloatArray:
-    """Return the feature rows [K, D] of profiled candidates, known to the scale or new."""
+    """Return the feature rows [K, D] of profiled candidates, known to the scale or new.
+
+    | columns    | what                                                                     |
+    | ---------- | ------------------------------------------------------------------------ |
+    | 1          | mean train score                                                         |
+    | 1          | mean train cost in units of the reference                                |
+    | 3 + 2C     | prices and deviations per cluster, standardised (`describe_candidate`)   |
+    | C          | train score per cluster                                                  |
+    | C          | train cost per cluster in units of the reference                         |
+    """
     rows = []
     for candidate in candidates:
         profile = get_profile(candidate)
         leading = [profile.mean_score, profile.mean_cost_usd / scale.cost_reference_usd]
-        rest = (describe_candidate(candidate) - scale.offset_D) / scale.scale_D
-        rows.append(np.concatenate([np.asarray(leading, dtype=np.float32), rest]))
+        standardised = (describe_candidate(candidate) - scale.offset_D) / scale.scale_D
+        cost_C = profile.cost_usd_C / scale.cost_reference_usd
+        rows.append(np.concatenate([leading, standardised, profile.score_C, cost_C]))
     return np.stack(rows).astype(np.float32)
+
+
+def count_candidate_features(clusters: int) -> int:
+    """Return D, the width of a candidate's feature row."""
+    return LEADING_COLUMNS + PRICE_COLUMNS + 4 * clusters
 
 
 def prepare_splits(

@@ -52,7 +52,7 @@ from rlroute.data.encoders import (
     read_bytes,
     read_json,
 )
-from rlroute.data.routing_data import LEADING_COLUMNS, FeatureScale
+from rlroute.data.routing_data import PRICE_COLUMNS, FeatureScale
 from rlroute.export.summary import TrainingSummary
 from rlroute.files import atomic_folder, write_atomic
 from rlroute.policies.mlp import ScorerConfig
@@ -362,15 +362,15 @@ def check_contents(contents: BundleContents, folder: Path) -> None:
     """
     check_profiles(contents.candidates, contents.scale, str(folder))
     scorer, dimension = contents.scorer, contents.encoder.dimension
-    columns = len(contents.scale.offset_D) + LEADING_COLUMNS
+    clusters = (len(contents.scale.offset_D) - PRICE_COLUMNS) // 2
     if scorer.features != dimension:
         raise RLRouteError(
             f"{folder}: the policy reads {scorer.features} query features, the encoder gives "
             f"{dimension}"
         )
-    if scorer.candidate_features != columns:
+    if scorer.clusters != clusters:
         raise RLRouteError(
-            f"{folder}: the policy reads {scorer.candidate_features} candidate features, the "
-            f"feature scale gives {columns}"
+            f"{folder}: the policy knows {scorer.clusters} query clusters, the feature scale "
+            f"{clusters}"
         )
     build_scorer(scorer, contents.weights, folder / WEIGHTS_FILE)

@@ -1,11 +1,13 @@
 """The decision policy: a small network that scores (query, candidate) pairs.
 
-    quality_BK  = mean train score of k + h_B . u_k / sqrt(H)
-    cost_BK     = mean train cost of k * exp(h_B . v_k / sqrt(H))     (in units of the reference)
+    quality_BK  = train score of k on b's cluster + h_B . u_k / sqrt(H)
+    cost_BK     = train cost of k on b's cluster * exp(h_B . v_k / sqrt(H))    (unit: the reference)
     logits_BK   = sharpness * (quality_BK - cost weight * cost_BK)    (masked: minus infinity)
 
 h is one hidden layer over the query, u and v are linear in the candidate's features. Both start at
-zero, so learning starts from "the best candidate on average at this cost weight". The cost weight
+zero, so learning starts from the candidates' measured profiles: "who does best on queries like this
+one, at this cost weight". From the overall means alone, a dear specialist of few queries would
+never be tried often enough to be found out. The cost weight
 enters as a price, not as one more feature, so one policy serves the whole frontier and few queries
 suffice; a free softmax over candidates over-fits on tables of a few thousand queries. The reward
 never names the two heads: they are shaped by the policy gradient alone, and their difference is
@@ -26,17 +28,17 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rlroute.config import StrictModel
-from rlroute.data.routing_data import MEAN_COST_COLUMN, MEAN_SCORE_COLUMN
+from rlroute.data.routing_data import count_candidate_features
 
 MAXIMUM_LOG_COST_RATIO = 4.0
 VALUE_WIDTH = 64
 
 
 class ScorerConfig(StrictModel):
-    """Shape of the network; `features` and `candidate_features` are F and D."""
+    """Shape of the network: F query features, C clusters of the profiles, H hidden units."""
 
     features: int = Field(ge=1)
-    candidate_features: int = Field(ge=1)
+    clusters: int = Field(ge=1)
     hidden: int = Field(default=256, ge=1)
     dropout: float = Field(default=0.5, ge=0, lt=1)
     sharpness: float = Field(default=10.0, gt=0)
@@ -67,9 +69,12 @@ class CandidateScorer(nn.Module):
         super().__init__()
         self.config = config
         self.query_layer = nn.Linear(config.features, config.hidden)
-        self.quality_tower = nn.Linear(config.candidate_features, config.hidden, bias=False)
-        self.cost_tower = nn.Linear(config.candidate_features, config.hidden, bias=False)
+        described = count_candidate_features(config.clusters) - 2 * config.clusters
+        self.quality_tower = nn.Linear(described, config.hidden, bias=False)
+        self.cost_tower = nn.Linear(described, config.hidden, bias=False)
         self.log_sharpness = nn.Parameter(torch.tensor(math.log(config.sharpness)))
+        self.centroids_CF: Tensor
+        self.register_buffer("centroids_CF", torch.zeros(config.clusters, config.features))
         self.value_head = nn.Sequential(
             nn.Linear(config.hidden + 1, VALUE_WIDTH), nn.Tanh(), nn.Linear(VALUE_WIDTH, 1)
         )
@@ -94,15 +99,30 @@ class CandidateScorer(nn.Module):
         if dropout_mask_BH is not None:
             hidden_BH = hidden_BH * dropout_mask_BH
         scale = 1 / math.sqrt(self.config.hidden)
-        quality_shift_BK = hidden_BH @ self.quality_tower(candidate_features_KD).T * scale
-        log_ratio_BK = hidden_BH @ self.cost_tower(candidate_features_KD).T * scale
+        described_KD, score_CK, cost_CK = self.split_features(candidate_features_KD)
+        quality_shift_BK = hidden_BH @ self.quality_tower(described_KD).T * scale
+        log_ratio_BK = hidden_BH @ self.cost_tower(described_KD).T * scale
         log_ratio_BK = log_ratio_BK.clamp(-MAXIMUM_LOG_COST_RATIO, MAXIMUM_LOG_COST_RATIO)
-        quality_BK = candidate_features_KD[:, MEAN_SCORE_COLUMN] + quality_shift_BK
-        cost_BK = candidate_features_KD[:, MEAN_COST_COLUMN] * log_ratio_BK.exp()
+        cluster_B = self.find_clusters(features_BF)
+        quality_BK = score_CK[cluster_B] + quality_shift_BK
+        cost_BK = cost_CK[cluster_B] * log_ratio_BK.exp()
         utility_BK = quality_BK - cost_weight_B[:, None] * cost_BK
         logits_BK = (self.log_sharpness.exp() * utility_BK).masked_fill(~mask_BK, -math.inf)
         value_B = self.estimate_value(hidden_BH, utility_BK, logits_BK, cost_weight_B)
         return Scores(logits_BK, quality_BK, cost_BK, value_B)
+
+    def split_features(self, candidate_features_KD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the towers read, and score [C, K] and cost [C, K] per cluster."""
+        clusters = self.config.clusters
+        described_KD = candidate_features_KD[:, : -2 * clusters]
+        score_KC = candidate_features_KD[:, -2 * clusters : -clusters]
+        cost_KC = candidate_features_KD[:, -clusters:]
+        return described_KD, score_KC.T, cost_KC.T
+
+    def find_clusters(self, features_BF: Tensor) -> Tensor:
+        """Return the nearest centroid of each query [B]."""
+        distance_BC = (self.centroids_CF**2).sum(dim=1) - 2 * features_BF @ self.centroids_CF.T
+        return distance_BC.argmin(dim=1)
 
     def estimate_value(
         self, hidden_BH: Tensor, utility_BK: Tensor, logits_BK: Tensor, cost_weight_B: Tensor

@@ -29,6 +29,7 @@ import torch
 
 from rlroute.config import redact
 from rlroute.data.prepare import PreparedTable, prepare_table
+from rlroute.data.routing_data import RoutingData
 from rlroute.data.table import read_table
 from rlroute.envs.single_turn import build_reward_stack
 from rlroute.envs.single_turn_vector import SingleTurnVector
@@ -99,12 +100,11 @@ def train(
     )
     sweep = make_cost_weights(recipe, recipe.validation.cost_weights)
     with open_tracker(recipe, folder, learner, state) as tracker:
-        if state.update == 0:
-            state, metrics = validate(learner, val_data, sweep, folder, state)
-            report(tracker, state, metrics)
+        if state.update == 0:  # where the curve starts; what was never trained is never the best
+            report(tracker, state, validate(learner, val_data, sweep))
         for update in range(state.update, recipe.updates):
             started = time.perf_counter()
-            set_learning_rate(learner, recipe, update)
+            set_schedules(learner, recipe, update)
             plan = plan_update(recipe, update, len(train_data.features_QF), accelerator)
             policy = SamplingPolicy(learner.scorer.eval(), version=update)
             batch = collect_batch(policy, environment, plan)
@@ -122,7 +122,8 @@ def train(
             metrics["cost/usd_total"] = state.cost_usd_total
             last = state.update == recipe.updates
             if last or state.update % recipe.validation.every == 0:
-                state, found = validate(learner, val_data, sweep, folder, state)
+                found = validate(learner, val_data, sweep)
+                state = keep_best(folder, learner, state, found)
                 metrics |= found
                 sample_episodes(tracker, state, batch, train_data)
             state = dataclasses.replace(
@@ -186,6 +187,7 @@ def make_learner(recipe: Recipe, prepared: PreparedTable, accelerator: Any) -> L
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "weights"))
         scorer = CandidateScorer(config)
+    scorer.centroids_CF.copy_(torch.as_tensor(prepared.centroids_CF))
     scorer.value_head.requires_grad_(recipe.algorithm.kind == "ppo")  # the others have no critic
     settings: OptimiserConfig = recipe.optimiser
     optimiser = torch.optim.AdamW(
@@ -246,11 +248,17 @@ def plan_update(recipe: Recipe, update: int, queries: int, accelerator: Any) -> 
     return plan.select_part(accelerator.process_index, accelerator.num_processes)
 
 
-def set_learning_rate(learner: Learner, recipe: Recipe, update: int) -> None:
-    """Set the rate of this update: constant, or falling linearly to 0 behind the last one."""
-    left = 1 - update / recipe.updates if recipe.optimiser.decay == "linear" else 1.0
+def set_schedules(learner: Learner, recipe: Recipe, update: int) -> None:
+    """Set learning rate and entropy weight of an update: constant, or falling linearly to 0."""
+    left = 1 - update / recipe.updates
     for group in learner.optimiser.param_groups:
-        group["lr"] = recipe.optimiser.learning_rate * left
+        group["lr"] = recipe.optimiser.learning_rate
+        if recipe.optimiser.decay == "linear":
+            group["lr"] *= left
+    algorithm = recipe.algorithm
+    learner.entropy_weight = algorithm.entropy_weight
+    if algorithm.entropy_decay == "linear":
+        learner.entropy_weight *= left
 
 
 def make_cost_weights(recipe: Recipe, count: int) -> list[float]:
@@ -262,18 +270,24 @@ def make_cost_weights(recipe: Recipe, count: int) -> list[float]:
     return [low, *grid.tolist()] if low == 0 else grid.tolist()
 
 
-def validate(
-    learner: Learner, val_data: Any, sweep: list[float], folder: Path, state: TrainingState
-) -> tuple[TrainingState, dict[str, float]]:
-    """Measure the greedy policy on val, and keep its weights where they are the best so far."""
+def validate(learner: Learner, val_data: RoutingData, sweep: list[float]) -> dict[str, float]:
+    """Measure the greedy policy on val."""
     found = compute_validation_metrics(GreedyPolicy(learner.scorer.eval()), val_data, sweep)
-    metric = found[learner.recipe.validation.metric]
-    if state.best_metric is None or metric > state.best_metric:
-        state = dataclasses.replace(state, best_metric=metric, best_update=state.update)
-        if learner.accelerator.is_main_process:
-            facts = {"update": state.update, "metric": learner.recipe.validation.metric, **found}
-            save_best(folder, learner.scorer, facts)
-    return state, {f"eval/{name}": value for name, value in found.items()}
+    return {f"eval/{name}": value for name, value in found.items()}
+
+
+def keep_best(
+    folder: Path, learner: Learner, state: TrainingState, found: dict[str, float]
+) -> TrainingState:
+    """Keep the weights where validation finds them the best so far."""
+    name = learner.recipe.validation.metric
+    metric = found[f"eval/{name}"]
+    if state.best_metric is not None and metric <= state.best_metric:
+        return state
+    if learner.accelerator.is_main_process:
+        facts = {key.removeprefix("eval/"): value for key, value in found.items()}
+        save_best(folder, learner.scorer, {"update": state.update, "metric": name, **facts})
+    return dataclasses.replace(state, best_metric=metric, best_update=state.update)
 
 
 def mirror_validation(
@@ -293,10 +307,13 @@ def mirror_validation(
 def report(tracker: Tracker | None, state: TrainingState, metrics: dict[str, float]) -> None:
     """Write a row of metrics and refresh the progress line."""
     if tracker is not None:
-        tracker.log(state.update, metrics, f"best on val {state.best_metric:.4f}")
+        note = "" if state.best_metric is None else f"best on val {state.best_metric:.4f}"
+        tracker.log(state.update, metrics, note)
 
 
-def sample_episodes(tracker: Tracker | None, state: TrainingState, batch: Batch, data: Any) -> None:
+def sample_episodes(
+    tracker: Tracker | None, state: TrainingState, batch: Batch, data: RoutingData
+) -> None:
     """Write a few of the batch's episodes to trajectories.jsonl."""
     if tracker is not None:
         tracker.log_episodes(state.update, describe_episodes(batch, data, count=4))

@@ -17,6 +17,7 @@ from rlroute.envs.single_turn import CostWeightConfig
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Decay = Literal["none", "linear"]
 ValidationMetric = Literal["aiq", "quality", "utility"]
 
 
@@ -41,6 +42,7 @@ class ClippedAlgorithm(StrictModel):
     minibatches: PositiveInt = 2
     clip_range: Positive = 0.2
     entropy_weight: NonNegative = 0.0
+    entropy_decay: Decay = "linear"
     target_kl: Positive | None = 0.05
 
 
@@ -98,6 +100,7 @@ class ExpectedGradientConfig(StrictModel):
     kind: Literal["expected_gradient"]
     queries: PositiveInt = 512
     entropy_weight: NonNegative = 0.0
+    entropy_decay: Decay = "linear"
 
     @property
     def episodes(self) -> int:
@@ -121,7 +124,7 @@ class OptimiserConfig(StrictModel):
     learning_rate: Positive = 5e-4
     weight_decay: NonNegative = 0.0
     max_grad_norm: Positive = 1.0
-    decay: Literal["none", "linear"] = "none"
+    decay: Decay = "none"
 
 
 class ValidationConfig(StrictModel):

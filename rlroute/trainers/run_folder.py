@@ -4,6 +4,7 @@ recipe.resolved.yaml    every setting, secrets redacted
 run.json                versions, command, table with its digest, devices
 encoder/                the fitted encoder
 candidates.json         candidates with measured profiles, feature scale
+clusters.safetensors    centres of the query clusters of the profiles
 metrics.jsonl           one row per update;  events.log  dated lines
 trajectories.jsonl      sampled episodes with their reward terms
 checkpoints/step-N      to go on from;  best/  the weights that validation chose
@@ -18,8 +19,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
+from safetensors.numpy import load, save
 from safetensors.torch import load_file, save_file
 
 from rlroute.config import dump_config, load_config
@@ -38,12 +41,13 @@ from rlroute.policies.mlp import CandidateScorer, ScorerConfig
 from rlroute.policies.weights import load_weights
 from rlroute.trainers.checkpoint import WEIGHTS_FILE
 from rlroute.trainers.recipe import Recipe
-from rlroute.types import RLRouteError
+from rlroute.types import FloatArray, RLRouteError
 
 FORMAT_VERSION = 1
 RECIPE_FILE = "recipe.resolved.yaml"
 RUN_FILE = "run.json"
 CANDIDATES_FILE = "candidates.json"
+CLUSTERS_FILE = "clusters.safetensors"
 ENCODER_FOLDER = "encoder"
 BEST_FOLDER = "best"
 BEST_FILE = "best.json"
@@ -70,6 +74,7 @@ def start_run_folder(
     """Write what is known before the first update."""
     folder.mkdir(parents=True, exist_ok=True)
     prepared.encoder.save(folder / ENCODER_FOLDER)
+    write_atomic(folder / CLUSTERS_FILE, save({"centroids_CF": prepared.centroids_CF}))
     candidates = {
         "candidates": dump_candidates(prepared.candidates),
         "scale": dump_scale(prepared.scale),
@@ -112,9 +117,23 @@ def read_run(folder: Path) -> Run:
     encoder = load_encoder(folder / ENCODER_FOLDER)
     candidates = parse_candidates(content["candidates"], str(source))
     scale = parse_scale(content["scale"], str(source))
+    centroids_CF = read_centroids(folder / CLUSTERS_FILE)
     features_QF = encode_texts(encoder, [query.text for query in table.queries])
     splits = prepare_splits(table, features_QF, candidates, scale)
-    return Run(folder, recipe, facts, PreparedTable(encoder, candidates, scale, splits))
+    prepared = PreparedTable(encoder, centroids_CF, candidates, scale, splits)
+    return Run(folder, recipe, facts, prepared)
+
+
+def read_centroids(path: Path) -> FloatArray:
+    """Read the centres of the query clusters [C, F].
+
+    Raises:
+        RLRouteError: the file is missing or torn.
+    """
+    try:
+        return np.asarray(load(path.read_bytes())["centroids_CF"], dtype=np.float32)
+    except (OSError, KeyError, SafetensorError) as error:
+        raise RLRouteError(f"{path}: cannot be read ({error})") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -136,7 +155,7 @@ def make_scorer_config(recipe: Recipe, prepared: PreparedTable) -> ScorerConfig:
     """Return the shape of the network for a recipe and its data."""
     return ScorerConfig(
         features=prepared.encoder.dimension,
-        candidate_features=prepared.splits["train"].candidate_features_KD.shape[1],
+        clusters=len(prepared.centroids_CF),
         hidden=recipe.policy.hidden,
         dropout=recipe.policy.dropout,
         sharpness=recipe.policy.sharpness,

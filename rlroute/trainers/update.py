@@ -56,6 +56,7 @@ class Learner:
     config: ScorerConfig
     rewards: RewardStack
     recipe: Recipe
+    entropy_weight: float = 0.0  # of the current update; the loop sets it from the recipe
 
     @property
     def scorer(self) -> CandidateScorer:
@@ -231,7 +232,7 @@ def compute_loss(
     sums = {"entropy": entropy.detach(), "valid": valid_N.sum().to(entropy)}
     if targets.reward_BK is not None:
         policy_loss = compute_expected_loss(logp_NK[valid_N], targets.reward_BK[rows_B][valid_N])
-        loss = policy_loss - algorithm.entropy_weight * entropy
+        loss = policy_loss - learner.entropy_weight * entropy
         return loss, sums | {"policy_loss": policy_loss.detach()}
     assert not isinstance(algorithm, ExpectedGradientConfig)
     rows = rows_B.cpu().numpy()
@@ -244,7 +245,7 @@ def compute_loss(
         valid_N,
         algorithm.clip_range,
     )
-    loss = policy.total - algorithm.entropy_weight * entropy
+    loss = policy.total - learner.entropy_weight * entropy
     sums |= {"policy_loss": policy.total.detach(), "kl": policy.kl, "clipped": policy.clipped}
     if isinstance(algorithm, PPOConfig):
         return_N = targets.return_BT[rows_B].flatten()

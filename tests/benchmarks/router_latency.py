@@ -73,7 +73,7 @@ def make_contents(table_name: str) -> BundleContents:
     prepared = prepare_table(read_table(table_name), TfidfConfig(), ProfileConfig(), seed=0)
     config = ScorerConfig(
         features=prepared.encoder.dimension,
-        candidate_features=prepared.splits["train"].candidate_features_KD.shape[1],
+        clusters=len(prepared.centroids_CF),
     )
     summary = {
         "table": table_name,

@@ -13,8 +13,10 @@ from rlroute.data.prepare import compute_table_digest, prepare_table
 from rlroute.data.routing_data import (
     FeatureScale,
     ProfileConfig,
+    assign_clusters,
     average_by_cluster,
     build_candidate_features,
+    fit_clusters,
     fit_feature_scale,
     measure_profiles,
 )
@@ -46,11 +48,26 @@ def test_profiles_are_measured_on_the_train_split_and_skip_holes(tiny_data):
     assert (large.mean_cost_usd, tool.mean_cost_usd) == pytest.approx((0.004, 0.0))
 
 
-def test_means_of_clusters_are_shrunk_by_ten_virtual_queries():
-    value_N = np.float32([1, 1, 0, 0, 0])  # mean 0.4
-    mean_C = average_by_cluster(value_N, np.array([0, 0, 0, 2, 2]), 4)
-    expected = [(2 + 10 * 0.4) / 13, 0.4, (0 + 10 * 0.4) / 12, 0.4]
-    np.testing.assert_allclose(mean_C, expected, rtol=1e-6)
+def test_means_of_clusters_are_shrunk_as_far_as_chance_explains_them():
+    # cluster means 0.75 and 0.25 (n = 4 each), mean 0.5; within = (0.75 + 0.75) / 6 = 0.25,
+    # mean square between = 8 * 0.0625 / 1 = 0.5, between = (0.5 - 0.25) / 4 = 0.0625,
+    # kept = 4 * 0.0625 / (4 * 0.0625 + 0.25) = 0.5; the empty cluster gets the mean
+    value_N = np.float32([1, 1, 1, 0, 1, 0, 0, 0])
+    mean_C = average_by_cluster(value_N, np.array([0, 0, 0, 0, 2, 2, 2, 2]), 3)
+    np.testing.assert_allclose(mean_C, [0.625, 0.5, 0.375], rtol=1e-6)
+
+
+def test_clusters_that_differ_by_nothing_but_chance_get_the_overall_mean():
+    value_N = np.float32([1, 0, 1, 0, 1, 0])
+    mean_C = average_by_cluster(value_N, np.array([0, 0, 1, 1, 2, 2]), 3)
+    np.testing.assert_allclose(mean_C, 0.5)
+    alone_C = average_by_cluster(np.float32([1, 0]), np.array([0, 1]), 2)
+    np.testing.assert_allclose(alone_C, 0.5)  # one query each: nothing to tell chance by
+
+
+def test_clusters_without_spread_keep_their_means():
+    mean_C = average_by_cluster(np.float32([1, 1, 0, 0]), np.array([0, 0, 1, 1]), 2)
+    np.testing.assert_allclose(mean_C, [1, 0])
 
 
 def test_the_leading_columns_are_mean_score_and_normalised_mean_cost(tiny_data):
@@ -62,10 +79,28 @@ def test_the_leading_columns_are_mean_score_and_normalised_mean_cost(tiny_data):
 
 
 def test_the_other_columns_are_standardised_over_the_candidates(tiny_data):
-    rest_KD = tiny_data.candidate_features_KD[:, 2:]
+    rest_KD = tiny_data.candidate_features_KD[:, 2 : 2 + 3 + 2 * 2]
     np.testing.assert_allclose(rest_KD.mean(axis=0), 0, atol=1e-5)
     spread_D = rest_KD.std(axis=0)
     assert np.all((abs(spread_D - 1) < 1e-3) | (spread_D < 1e-5))
+
+
+def test_the_last_columns_are_score_and_normalised_cost_per_cluster(tiny_data):
+    for candidate, row_D in zip(
+        tiny_data.table.candidates, tiny_data.candidate_features_KD, strict=True
+    ):
+        profile = candidate.profile
+        np.testing.assert_allclose(row_D[-4:-2], profile.score_C, rtol=1e-6)
+        expected_C = profile.cost_usd_C / tiny_data.cost_reference_usd
+        np.testing.assert_allclose(row_D[-2:], expected_C, rtol=1e-6)
+
+
+def test_clusters_are_the_nearest_centroids_and_no_more_than_different_texts():
+    features_QF = np.float32([[1, 0], [0.98, 0.2], [0, 1], [0.1, 0.99], [1, 0]])
+    centroids_CF = fit_clusters(features_QF, ProfileConfig(clusters=2), seed=0)
+    cluster_Q = assign_clusters(features_QF, centroids_CF)
+    assert cluster_Q[0] == cluster_Q[1] == cluster_Q[4] != cluster_Q[2] == cluster_Q[3]
+    assert len(fit_clusters(features_QF, ProfileConfig(clusters=9), seed=0)) == 4
 
 
 def test_splits_share_candidate_features_and_cut_rows_alike(tiny_table, tiny_splits):
@@ -104,7 +139,7 @@ def test_a_candidate_without_a_train_outcome_is_refused(tiny_table):
     present_QK[:, 1] = False
     holed = dataclasses.replace(train, present_QK=present_QK)
     with pytest.raises(RLRouteError, match="'small' has no outcome in the train split"):
-        measure_profiles(holed, np.eye(6, 4, dtype=np.float32), ProfileConfig(clusters=2), seed=0)
+        measure_profiles(holed, np.eye(6, 4, dtype=np.float32), np.eye(2, 4, dtype=np.float32))
 
 
 def test_a_pool_in_which_nothing_costs_is_refused(tiny_data):

@@ -211,8 +211,12 @@ def test_a_changed_byte_of_the_manifest_is_refused_unless_it_says_the_same(
     changed[int(place * len(data))] = byte
     path.write_bytes(changed)
     try:
-        if b"".join(bytes(changed).split()) == b"".join(data.split()):
-            read_bundle(folder)  # white space between two tokens became another
+        says_the_same = json.loads(changed) == json.loads(data)  # white space between two tokens
+    except ValueError:
+        says_the_same = False
+    try:
+        if says_the_same:
+            read_bundle(folder)
         else:
             assert str(path) in refuse(folder)
     finally:

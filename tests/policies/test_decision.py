@@ -22,9 +22,7 @@ def make_logp(probabilities: list[float]) -> np.ndarray:
 @pytest.fixture
 def model(tiny_data) -> CandidateScorer:
     torch.manual_seed(0)
-    config = ScorerConfig(
-        features=4, candidate_features=tiny_data.candidate_features_KD.shape[1], hidden=16
-    )
+    config = ScorerConfig(features=4, clusters=2, hidden=16)
     scorer = CandidateScorer(config)
     torch.nn.init.normal_(scorer.quality_tower.weight)
     return scorer

@@ -6,15 +6,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlroute.data.routing_data import count_candidate_features
 from rlroute.policies.mlp import CandidateScorer, ScorerConfig, draw_dropout_mask
 
-FEATURES, COLUMNS = 4, 6
+FEATURES, CLUSTERS = 4, 2
+COLUMNS = count_candidate_features(CLUSTERS)
+SCORE, COST = COLUMNS - 2 * CLUSTERS, COLUMNS - CLUSTERS  # the columns of cluster 0
 
 
 def make_model(seed: int = 0, *, trained: bool = False) -> CandidateScorer:
     torch.manual_seed(seed)
     model = CandidateScorer(
-        ScorerConfig(features=FEATURES, candidate_features=COLUMNS, hidden=16, dropout=0.5)
+        ScorerConfig(features=FEATURES, clusters=CLUSTERS, hidden=16, dropout=0.5)
     )
     if trained:  # as if: random towers
         for tower in (model.quality_tower, model.cost_tower):
@@ -28,28 +31,38 @@ def make_inputs(queries: int = 5, candidates: int = 4, cost_weight: float = 0.5)
         torch.randn(queries, FEATURES, generator=generator), dim=1
     )
     candidate_features_KD = torch.randn(candidates, COLUMNS, generator=generator)
-    candidate_features_KD[:, 0] = torch.tensor([0.6, 0.9, 0.3, 0.7, 0.2])[:candidates]
-    candidate_features_KD[:, 1] = torch.tensor([0.2, 1.0, 0.0, 0.4, 0.1])[:candidates]
+    candidate_features_KD[:, SCORE] = torch.tensor([0.6, 0.9, 0.3, 0.7, 0.2])[:candidates]
+    candidate_features_KD[:, COST] = torch.tensor([0.2, 1.0, 0.0, 0.4, 0.1])[:candidates]
     mask_BK = torch.ones(queries, candidates, dtype=torch.bool)
     return features_BF, candidate_features_KD, mask_BK, torch.full((queries,), cost_weight)
 
 
-def test_an_untrained_policy_prefers_the_best_candidate_on_average_at_each_cost_weight():
+def test_an_untrained_policy_prefers_the_best_profile_at_each_cost_weight():
     model = make_model()
     for cost_weight, best in ((0.0, 1), (0.5, 0), (5.0, 2)):
         scores = model(*make_inputs(cost_weight=cost_weight))
         assert scores.logits_BK.argmax(dim=1).tolist() == [best] * 5
 
 
-def test_an_untrained_policy_starts_at_the_train_means():
+def test_an_untrained_policy_starts_at_the_profiles():
     features_BF, candidate_features_KD, mask_BK, cost_weight_B = make_inputs()
     scores = make_model()(features_BF, candidate_features_KD, mask_BK, cost_weight_B)
-    mean_score_K, mean_cost_K = candidate_features_KD[:, 0], candidate_features_KD[:, 1]
+    mean_score_K, mean_cost_K = candidate_features_KD[:, SCORE], candidate_features_KD[:, COST]
     torch.testing.assert_close(scores.quality_BK, mean_score_K.expand(5, 4))
     torch.testing.assert_close(scores.cost_BK, mean_cost_K.expand(5, 4))
     utility_K = mean_score_K - 0.5 * mean_cost_K
     torch.testing.assert_close(scores.logits_BK, (10 * utility_K).expand(5, 4))
     torch.testing.assert_close(scores.logp_BK.exp().sum(dim=1), torch.ones(5))
+
+
+def test_a_query_is_given_the_profiles_of_its_own_cluster():
+    model = make_model()
+    features_BF, candidate_features_KD, mask_BK, cost_weight_B = make_inputs(queries=2)
+    model.centroids_CF.copy_(features_BF.flip(0))  # the first query lies in cluster 1
+    scores = model(features_BF, candidate_features_KD, mask_BK, cost_weight_B)
+    expected_BK = candidate_features_KD[:, [SCORE + 1, SCORE]].T
+    torch.testing.assert_close(scores.quality_BK, expected_BK)
+    torch.testing.assert_close(scores.cost_BK, candidate_features_KD[:, [COST + 1, COST]].T)
 
 
 def test_the_order_of_candidates_permutes_the_scores_and_nothing_else():
@@ -124,13 +137,13 @@ def test_predicted_cost_stays_within_its_bounds_and_above_zero():
     model = make_model()
     torch.nn.init.constant_(model.cost_tower.weight, 1e3)
     scores = model(*make_inputs())
-    mean_cost_K = make_inputs()[1][:, 1]
+    mean_cost_K = make_inputs()[1][:, COST]
     assert (scores.cost_BK >= mean_cost_K * np.exp(-4) * 0.999).all()
     assert (scores.cost_BK <= mean_cost_K * np.exp(4) * 1.001).all()
 
 
 def test_a_dropout_mask_keeps_its_mean_and_follows_from_its_generator():
-    config = ScorerConfig(features=2, candidate_features=2, hidden=500, dropout=0.25)
+    config = ScorerConfig(features=2, clusters=2, hidden=500, dropout=0.25)
     mask_BH = draw_dropout_mask(40, config, torch.Generator().manual_seed(1))
     assert mask_BH.shape == (40, 500)
     assert mask_BH.unique().tolist() == pytest.approx([0, 1 / 0.75])
@@ -140,10 +153,10 @@ def test_a_dropout_mask_keeps_its_mean_and_follows_from_its_generator():
 
 
 def test_without_dropout_there_is_no_mask_and_a_mask_of_ones_changes_nothing():
-    config = ScorerConfig(features=2, candidate_features=2, dropout=0)
+    config = ScorerConfig(features=2, clusters=2, dropout=0)
     assert draw_dropout_mask(3, config, torch.Generator()) is None
     model = make_model(trained=True)
     plain, masked = model(*make_inputs()), model(*make_inputs(), torch.ones(5, 16))
     torch.testing.assert_close(plain.logits_BK, masked.logits_BK)
     dropped = model(*make_inputs(), torch.zeros(5, 16))
-    torch.testing.assert_close(dropped.quality_BK, make_inputs()[1][:, 0].expand(5, 4))
+    torch.testing.assert_close(dropped.quality_BK, make_inputs()[1][:, SCORE].expand(5, 4))

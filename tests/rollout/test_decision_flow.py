@@ -76,8 +76,7 @@ def collect_with_lanes(policy, data):
 
 
 def make_learner(data, **algorithm) -> Learner:
-    columns = data.candidate_features_KD.shape[1]
-    config = ScorerConfig(features=4, candidate_features=columns, hidden=8)
+    config = ScorerConfig(features=4, clusters=2, hidden=8)
     model = CandidateScorer(config)
     return Learner(
         accelerator=Accelerator(cpu=True),

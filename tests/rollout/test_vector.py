@@ -23,8 +23,7 @@ CLOSE = ("features_BTF", "candidate_features_KD", "cost_weight_B", "logp_BT", "v
 @pytest.fixture
 def policy(tiny_data) -> SamplingPolicy:
     torch.manual_seed(3)
-    columns = tiny_data.candidate_features_KD.shape[1]
-    model = CandidateScorer(ScorerConfig(features=4, candidate_features=columns, hidden=16))
+    model = CandidateScorer(ScorerConfig(features=4, clusters=2, hidden=16))
     torch.nn.init.normal_(model.quality_tower.weight)
     return SamplingPolicy(model, version=9)
 

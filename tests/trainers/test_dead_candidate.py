@@ -65,9 +65,8 @@ def test_a_dead_candidate_is_never_preferred(
         )
         return float(scores.logp_BK.exp()[:, dead].mean())
 
-    # both start equal: the profiles say otherwise, but both are what a fresh pool would not know
-    for row in (0, 1):
-        data.candidate_features_KD[:, row] = data.candidate_features_KD[:, row].mean()
+    data.candidate_features_KD[:] = data.candidate_features_KD.mean(axis=0)  # both start equal
+    data.candidate_features_KD[:, 0] += (0.1, -0.1)  # but are told apart
     before = measure_share()
     assert before == pytest.approx(0.5, abs=1e-3)
     dropped = 0.0

@@ -127,8 +127,9 @@ def test_a_run_leaves_its_files_and_metrics_under_their_fixed_names(
     state = train(make_recipe("ppo", updates=5), folder, command="rlroute train recipe.yaml")
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        "recipe.resolved.yaml", "run.json", "encoder", "candidates.json", "metrics.jsonl",
-        "trajectories.jsonl", "events.log", "frontier_validation.png", "checkpoints", "best",
+        "recipe.resolved.yaml", "run.json", "encoder", "candidates.json", "clusters.safetensors",
+        "metrics.jsonl", "trajectories.jsonl", "events.log", "frontier_validation.png",
+        "checkpoints", "best",
     }  # fmt: skip
     rows = read_metrics(folder)
     assert [row["step"] for row in rows] == list(range(6))
@@ -150,7 +151,8 @@ def test_the_best_weights_are_those_of_the_best_validation(
 ) -> None:
     folder = tmp_path / "run"
     state = train(make_recipe("expected_gradient"), folder)
-    validated = {row["step"]: row["eval/aiq"] for row in read_metrics(folder) if "eval/aiq" in row}
+    rows = [row for row in read_metrics(folder) if "eval/aiq" in row and row["step"] > 0]
+    validated = {row["step"]: row["eval/aiq"] for row in rows}
     assert state.best_update == max(validated, key=lambda step: (validated[step], -step))
     best = json.loads((folder / BEST_FOLDER / "best.json").read_text(encoding="utf-8"))
     assert best["update"] == state.best_update
