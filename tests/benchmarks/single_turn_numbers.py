@@ -5,7 +5,8 @@ Run: python tests/benchmarks/single_turn_numbers.py TABLE [--seeds 3] [--runs FO
 Trains each recipe with each seed (run folders go to FOLDER, by default a temporary one), evaluates
 on the test split with the sweep of the recipe, and prints a Markdown table of means and spreads
 (largest minus smallest over seeds). Encoder and profiles are refitted with each seed, so baselines
-have a spread too. Costs are USD per 1,000 queries.
+have a spread too. The setting within the budget is chosen on val, so its cost on test may differ a
+little. Costs are USD per 1,000 queries.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from rlroute.trainers.run_folder import load_best, read_run
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "single_turn"
 KINDS = ("ppo", "grpo", "rloo", "expected_gradient")
-COLUMNS = ("AIQ", "quality at weight 0", "cost at weight 0", "best quality within the budget")
+COLUMNS = ("AIQ", "quality at weight 0", "its cost", "quality within the budget", "its cost")
 
-Row = tuple[float, float, float, float]
+Row = tuple[float, float, float, float, float]
 
 
 def measure(folder: Path, budget_usd: float, *, with_baselines: bool) -> dict[str, Row]:
@@ -51,16 +52,19 @@ def measure(folder: Path, budget_usd: float, *, with_baselines: bool) -> dict[st
             hull.quality[-1],
             hull.cost_usd[-1] * 1000,
             float(np.interp(budget_usd, hull.cost_usd, hull.quality)),
+            budget_usd * 1000,
         )
     for policy, found in zip(policies, result.policies, strict=True):
         sweep = sweep_policy(policy, splits["test"], np.array(weights))
         weight = choose_cost_weight(policy, splits["val"], weights, budget_usd)
         chosen = sweep_policy(policy, splits["test"], np.array([weight or 0.0]))
+        affordable = 1.0 if weight is not None else float("nan")
         rows[policy.name] = (
             found.frontier.aiq.value,
             float(sweep.quality_NQ[0].mean()),
             float(sweep.cost_usd_NQ[0].mean()) * 1000,
-            float(chosen.quality_NQ[0].mean()) if weight is not None else float("nan"),
+            float(chosen.quality_NQ[0].mean()) * affordable,
+            float(chosen.cost_usd_NQ[0].mean()) * 1000 * affordable,
         )
     return rows
 
@@ -88,9 +92,12 @@ def main() -> None:
     print(f"| policy | {' | '.join(COLUMNS)} |\n| --- |{' --- |' * len(COLUMNS)}")
     for name, rows in found.items():
         value_SC = np.array(rows)
+        digits = [4, 4, 4, 4, 4] if value_SC[:, 2].max() > 0.1 else [4, 4, 5, 4, 5]
         cells = [
-            f"{mean:.4f} ({spread:.4f})"
-            for mean, spread in zip(value_SC.mean(0), np.ptp(value_SC, axis=0), strict=True)
+            f"{mean:.{places}f} ({spread:.{places}f})"
+            for mean, spread, places in zip(
+                value_SC.mean(0), np.ptp(value_SC, axis=0), digits, strict=True
+            )
         ]
         print(f"| {name} | {' | '.join(cells)} |")
 
