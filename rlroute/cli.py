@@ -101,14 +101,77 @@ def import_table(
 
 @app.command()
 def collect(
-    config: Annotated[Path, typer.Argument(help="What to ask whom, a YAML file.")],
     out: Annotated[Path, typer.Option(help="The folder that the table goes to.")],
+    config: Annotated[
+        str | None, typer.Argument(help="A recipe of reasoning-gym tasks, in place of --queries.")
+    ] = None,
+    overrides: Overrides = None,
+    queries: Annotated[
+        Path | None, typer.Option(help="A JSONL file of id, text, references, ...")
+    ] = None,
+    pool: Annotated[Path | None, typer.Option(help="pool.yaml: whom to ask.")] = None,
+    grade: Annotated[
+        str | None,
+        typer.Option(
+            help="exact, f1, numeric, choice, reasoning_gym, python:module:function or judge."
+        ),
+    ] = None,
+    judge: Annotated[str | None, typer.Option(help="The candidate that grades.")] = None,
+    samples: Annotated[int, typer.Option(help="Answers per query and candidate.")] = 1,
+    temperature: Annotated[
+        float | None, typer.Option(help="Default 0, or 1 for several samples.")
+    ] = None,
+    max_usd: Annotated[float | None, typer.Option(help="Hard cap over all starts.")] = None,
+    per_query: Annotated[
+        int | None, typer.Option(help="Ask so many candidates, drawn for each query.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Fractions of train, val, test where queries state none.")
+    ] = "0.7,0.1,0.2",
+    seed: Annotated[int, typer.Option(help="Of splits and of the sampled design.")] = 0,
+    retry_failed: Annotated[bool, typer.Option(help="Ask failed calls again.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Print a forecast; ask nobody.")] = False,
+) -> None:
+    """Ask candidates, grade their answers, and write an outcome table.
+
+    With --queries, --pool and --grade: live models and all else that a pool file declares. With
+    CONFIG: a recipe of reasoning-gym tasks for local models and tools.
+    """
+    from rlroute.collection.command import run_collect_command
+    from rlroute.collection.query_run import Collection
+
+    stated = Collection(
+        queries or Path(),
+        pool or Path(),
+        grade or "",
+        out,
+        judge=judge,
+        samples=samples,
+        temperature=temperature,
+        max_usd=max_usd,
+        per_query=per_query,
+        split=split,
+        seed=seed,
+        retry_failed=retry_failed,
+        dry_run=dry_run,
+    )
+    run_collect_command(config, overrides or [], stated)
+
+
+pool_app = typer.Typer(no_args_is_help=True, help="Pools of candidates.", rich_markup_mode=None)
+app.add_typer(pool_app, name="pool")
+
+
+@pool_app.command(name="check")
+def check_pool(
+    pool: Annotated[Path, typer.Argument(help="pool.yaml.")],
     overrides: Overrides = None,
 ) -> None:
-    """Ask local models and tools, grade their answers, and write an outcome table."""
-    from rlroute.collection.collect import run_collect
+    """Ask every candidate one tiny question; exit code 1 where one does not answer."""
+    from rlroute.pool.check import run_pool_check
 
-    run_collect(config, overrides or [], out)
+    if not run_pool_check(pool, overrides or []):
+        raise typer.Exit(1)
 
 
 @app.command(name="check-env")

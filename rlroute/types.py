@@ -59,15 +59,25 @@ class FailureKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What a candidate charges: USD per million tokens, and USD per call."""
+    """What a candidate charges: USD per million tokens, and USD per call.
+
+    `cached_input` is the price of prompt tokens that the server had cached; None where they cost
+    as much as others. `date` (YYYY-MM-DD) says when the prices were read; empty where not stated.
+    """
 
     input: float
     output: float
     per_call: float = 0.0
+    cached_input: float | None = None
+    date: str = ""
 
-    def compute_cost(self, prompt_tokens: float, completion_tokens: float) -> float:
-        """Return the cost in USD of one call with these token counts."""
-        tokens = prompt_tokens * self.input + completion_tokens * self.output
+    def compute_cost(
+        self, prompt_tokens: float, completion_tokens: float, cached_tokens: float = 0
+    ) -> float:
+        """Return the cost in USD of one call; cached tokens are a part of the prompt tokens."""
+        cached_price = self.input if self.cached_input is None else self.cached_input
+        tokens = (prompt_tokens - cached_tokens) * self.input + cached_tokens * cached_price
+        tokens += completion_tokens * self.output
         return self.per_call + tokens / TOKENS_PER_PRICE
 
 
@@ -103,6 +113,7 @@ class Candidate:
     description: str = ""
     limits: Limits = Limits()
     profile: Profile | None = None
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,19 +130,35 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens that one call used, as the candidate's own tokenizer counts them."""
+    """Tokens that one call used, as the candidate's own tokenizer counts them.
+
+    `cached_tokens` of the prompt tokens were in the server's cache. `estimated` says that the server
+    reported no usage and the tokens were counted here with another tokenizer.
+    """
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+    estimated: bool = False
 
 
 @dataclass(frozen=True)
 class Call:
-    """A request to one candidate: the query it concerns and the text that it is sent."""
+    """A request to one candidate: the query it concerns and the text that it is sent.
+
+    `sample` numbers the answers that are drawn for one text at a temperature above 0. `episode` names
+    whose budget pays; empty where only the run's does. `max_output_tokens` is None where the
+    candidate's own limit is meant.
+    """
 
     candidate_id: str
     query: Query
     text: str
+    system: str = ""
+    temperature: float = 0.0
+    sample: int = 0
+    max_output_tokens: int | None = None
+    episode: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,7 +168,8 @@ class Reply:
     `score` is set by pools that know it (a recording of graded answers); replies of live pools are
     graded by the outcome reward. A failed reply has `failure` set, `score` None, and `cost_usd`
     holds what the failed attempts were billed (which the cost reward never sees). `latency_seconds`
-    is None where it was not measured.
+    is None where it was not measured. `attempts` counts the requests that were sent; a `cached`
+    reply was sent none now and costs 0 now.
     """
 
     call: Call
@@ -151,6 +179,8 @@ class Reply:
     latency_seconds: float | None = None
     score: float | None = None
     failure: FailureKind | None = None
+    attempts: int = 1
+    cached: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ everything that decides its content: an interrupted collection goes on where it 
 changed recipe re-asks only what it changes. Prices are applied last, so they may change without
 asking anything again. Failed calls become holes of the table; to ask them again, delete their part.
 
-What it leaves out: live HTTP candidates, other sources of tasks; what is written about the table
-stands in `rlroute.collection.report`.
+What it leaves out: live candidates and other tasks (`rlroute.collection.query_run`); what is
+written about the table stands in `rlroute.collection.report`.
 
 How to use (extra `local`):
     run_collect(Path("recipes/collect/pocket.yaml"), ["tasks_per_level=2"], Path("tables/small"))
@@ -26,8 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from rlroute.collection.build import Cell, build_table, check_output
 from rlroute.collection.recipe import CollectRecipe
 from rlroute.collection.report import write_provenance, write_readme
 from rlroute.config import load_config
@@ -36,14 +35,13 @@ from rlroute.data.splits import assign_splits
 from rlroute.data.table import OutcomeTable, check_table, write_table_files
 from rlroute.files import atomic_folder, write_atomic
 from rlroute.pool.base import Pool
-from rlroute.pool.checkpoints import convert_gguf, find_package_files
-from rlroute.pool.local import LocalCandidate, LocalModel
+from rlroute.pool.local import LocalCandidate
+from rlroute.pool.open import open_model
 from rlroute.pool.tools import ToolCandidate
 from rlroute.types import SPLITS, Call, Candidate, Limits, Prices, Query, Reply, RLRouteError
 
 logger = logging.getLogger(__name__)
 
-OUTPUT_FILES = ("records.csv.gz", "models.csv", "README.md", "provenance.json")
 PART_VERSION = 1  # raise it when the code changes what an answer or its grade is
 
 
@@ -115,17 +113,6 @@ def collect(recipe: CollectRecipe, out: Path, command: str) -> None:
         write_table_files(table, temporary)
         write_readme(recipe, command, table, levels, failures, temporary / "README.md")
         write_provenance(recipe, command, table, levels, failures, temporary / "provenance.json")
-
-
-def check_output(out: Path) -> None:
-    """Raise RLRouteError unless `out` is new, empty, or an earlier collection."""
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not is_collection(out)):
-        raise RLRouteError(f"{out}: holds something that was not collected; name a new folder")
-
-
-def is_collection(folder: Path) -> bool:
-    """Say whether a folder holds what `collect` writes, and nothing else."""
-    return {path.name for path in folder.iterdir()} == set(OUTPUT_FILES)
 
 
 def make_generator_queries(
@@ -212,36 +199,10 @@ def open_candidate(
         return ToolCandidate(candidate, stated.tool)
     if stated.model is None or stated.mode is None:
         raise RLRouteError(f"candidate '{name}': needs model and mode, or tool")
-    model = open_model(recipe, stated.model)
+    model = open_model(recipe.models[stated.model], stated.model, recipe.cache)
     return LocalCandidate(
         candidate, model, stated.mode, examples, stated.samples, stated.temperature, recipe.seed
     )
-
-
-def open_model(recipe: CollectRecipe, name: str) -> LocalModel:
-    """Load a model, converting its package's file on first use.
-
-    Raises:
-        RLRouteError: its packages are missing, or it has not the parameters that it is priced by.
-    """
-    source = recipe.models[name]
-    folder = (source.folder or recipe.cache / name).expanduser()
-    if source.folder is None:
-        parts = [
-            p for package in source.packages for p in find_package_files(package, source.pattern)
-        ]
-        convert_gguf(parts, folder, split_digits=source.split_digits)
-    model = LocalModel.load(
-        folder,
-        dtype=source.dtype,
-        batch_size=source.batch_size,
-        max_new_tokens=source.max_new_tokens,
-    )
-    if model.parameters != source.parameters:
-        raise RLRouteError(
-            f"models.{name}.parameters: stated {source.parameters}, {folder} has {model.parameters}"
-        )
-    return model
 
 
 def ask_queries(pool: Pool, name: str, queries: Sequence[Query]) -> list[Outcome]:
@@ -290,38 +251,20 @@ def build_outcome_table(
     queries: Mapping[str, Sequence[Query]],
     outcomes: Mapping[str, Sequence[Outcome]],
 ) -> OutcomeTable:
-    """Put priced outcomes into the arrays of a table; failed calls are holes."""
-    candidates = [make_candidate(recipe, name) for name in sorted(outcomes)]
-    rows = sorted(
-        (query for held in queries.values() for query in held), key=lambda q: (q.task, q.id)
-    )
-    position = {query.id: row for row, query in enumerate(rows)}
-    shape = (len(rows), len(candidates))
-    score_QK, cost_QK, prompt_QK, completion_QK, seconds_QK = (
-        np.full(shape, np.nan, dtype=np.float32) for _ in range(5)
-    )
-    for k, candidate in enumerate(candidates):
-        for outcome in outcomes[candidate.id]:
-            if outcome.score is None:
-                continue
-            cell = position[outcome.query_id], k
-            tokens = outcome.prompt_tokens, outcome.completion_tokens
-            score_QK[cell] = outcome.score
-            prompt_QK[cell], completion_QK[cell] = tokens
-            cost_QK[cell] = candidate.prices.compute_cost(*tokens)
-            if outcome.seconds is not None:
-                seconds_QK[cell] = float(f"{outcome.seconds:.3g}")
-    present_QK = np.isfinite(score_QK)
-    table = OutcomeTable(
-        name=recipe.name,
-        queries=tuple(rows),
-        candidates=tuple(candidates),
-        score_QK=score_QK,
-        cost_usd_QK=cost_QK,
-        present_QK=present_QK,
-        prompt_tokens_QK=prompt_QK,
-        completion_tokens_QK=completion_QK,
-        latency_seconds_QK=seconds_QK,
-        split_Q=assign_splits([query.text for query in rows], seed=recipe.seed),
-    )
-    return table.select_queries(present_QK.any(axis=1))  # nobody answered: not a query of a table
+    """Price the outcomes and put them into a table; failed calls are holes."""
+    candidates = {name: make_candidate(recipe, name) for name in outcomes}
+    rows = [query for held in queries.values() for query in held]
+    cells = {
+        (outcome.query_id, name): Cell(
+            outcome.score,
+            candidates[name].prices.compute_cost(outcome.prompt_tokens, outcome.completion_tokens),
+            outcome.prompt_tokens,
+            outcome.completion_tokens,
+            float("nan") if outcome.seconds is None else outcome.seconds,
+        )
+        for name, held in outcomes.items()
+        for outcome in held
+        if outcome.score is not None
+    }
+    splits = assign_splits([query.text for query in rows], seed=recipe.seed)
+    return build_table(recipe.name, rows, splits.tolist(), list(candidates.values()), cells)

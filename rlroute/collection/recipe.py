@@ -14,32 +14,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from rlroute.config import StrictModel
-from rlroute.pool.local import Mode
-
-
-class ModelSource(StrictModel):
-    """Where a local model comes from, and how it is run.
-
-    Either `folder` (a checkpoint) or `packages` (installed packages that hold a GGUF file, in parts
-    where there are several; the checkpoint made of it is kept in the collection's `cache`).
-    """
-
-    folder: Path | None = None
-    packages: tuple[str, ...] = ()
-    pattern: str = "**/*.gguf*"
-    split_digits: bool = False
-    parameters: int = Field(gt=0)
-    licence: str
-    dtype: str = "bfloat16"
-    batch_size: int = Field(32, gt=0)
-    max_new_tokens: int = Field(16, gt=0)
-
-    @model_validator(mode="after")
-    def check_source(self) -> ModelSource:
-        """Ask for exactly one of the two sources."""
-        if (self.folder is None) == (not self.packages):
-            raise ValueError("name either folder or packages")
-        return self
+from rlroute.pool.pool_file import Mode, ModelSource
 
 
 class CandidateRecipe(StrictModel):
