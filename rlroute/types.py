@@ -132,8 +132,8 @@ class Query:
 class Usage:
     """Tokens that one call used, as the candidate's own tokenizer counts them.
 
-    `cached_tokens` of the prompt tokens were in the server's cache. `estimated` says that the server
-    reported no usage and the tokens were counted here with another tokenizer.
+    `cached_tokens` of the prompt tokens were in the server's cache. `estimated` says that the
+    server reported no usage and the tokens were counted here with another tokenizer.
     """
 
     prompt_tokens: int
@@ -146,8 +146,8 @@ class Usage:
 class Call:
     """A request to one candidate: the query it concerns and the text that it is sent.
 
-    `sample` numbers the answers that are drawn for one text at a temperature above 0. `episode` names
-    whose budget pays; empty where only the run's does. `max_output_tokens` is None where the
+    `sample` numbers the answers that are drawn for one text at a temperature above 0. `episode`
+    names whose budget pays; empty where only the run's does. `max_output_tokens` is None where the
     candidate's own limit is meant.
     """
 
@@ -168,8 +168,8 @@ class Reply:
     `score` is set by pools that know it (a recording of graded answers); replies of live pools are
     graded by the outcome reward. A failed reply has `failure` set, `score` None, and `cost_usd`
     holds what the failed attempts were billed (which the cost reward never sees). `latency_seconds`
-    is None where it was not measured. `attempts` counts the requests that were sent; a `cached`
-    reply was sent none now and costs 0 now.
+    is None where it was not measured. `attempts` counts the requests that were sent; for a `cached`
+    reply none was sent and nothing is billed now, and `cost_usd` is still what the answer costs.
     """
 
     call: Call

@@ -34,12 +34,18 @@ ALLOWED: dict[str, set[str]] = {
     },
     "export": {"types", "files", "config", "data", "policies"},
     "router": {"types", "files", "config", "data", "policies", "export"},
-    "collection": {"types", "files", "config", "data", "pool", "evaluation"},
+    "collection": {
+        *("types", "extras", "files", "seeding", "config", "data", "rewards", "pool"),
+        "evaluation",
+    },
     "runs": {
         *("types", "extras", "files", "config", "tracking", "data"),
         *("evaluation", "policies", "trainers", "export"),
     },
-    "cli": {"types", "extras", "config", "data", "envs", "evaluation", "collection", "runs"},
+    "cli": {
+        *("types", "extras", "config", "data", "pool", "envs", "evaluation", "collection"),
+        "runs",
+    },
     "__main__": {"cli"},
     "__init__": {"router"},
 }

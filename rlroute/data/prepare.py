@@ -84,7 +84,9 @@ def compute_table_digest(table: OutcomeTable) -> str:
     for query, split in zip(table.queries, table.split_Q, strict=True):
         digest.update(f"{query.id}\0{query.task}\0{query.text}\0{split}\0".encode())
     for candidate in table.candidates:
-        digest.update(f"{candidate.id}\0{candidate.prices}\0".encode())
+        prices = candidate.prices
+        digest.update(f"{candidate.id}\0".encode())
+        digest.update(f"{prices.input}\0{prices.output}\0{prices.per_call}\0".encode())
     for array_QK in (table.score_QK, table.cost_usd_QK):
         digest.update(np.nan_to_num(array_QK, nan=-1.0).tobytes())
     return digest.hexdigest()

@@ -43,7 +43,7 @@ from rlroute.pool.http import Attempt, Connection, Endpoint, read_api_key
 from rlroute.pool.ledger import BudgetExceeded, Ledger, Reservation
 from rlroute.pool.limits import CircuitBreaker, RateLimiter
 from rlroute.seeding import draw_uniform
-from rlroute.types import Call, FailureKind, Reply, RLRouteError, Usage
+from rlroute.types import Call, FailureKind, Prices, Reply, RLRouteError, Usage
 
 BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 30.0
@@ -190,11 +190,12 @@ class LivePool:
         while (stored := self.cache.get(key)) is None and not self.cache.claim(key):
             await asyncio.sleep(POLL_SECONDS)
         if stored is not None:
-            return _restore_reply(call, stored)
+            prices = self.endpoints[call.candidate_id].candidate.prices
+            return _restore_reply(call, stored, prices)
         try:
             reply = await self._ask_server(call)
-            if reply.failure is None:
-                self.cache.put(key, _store_reply(reply))
+            if reply.failure is None and reply.usage is not None:
+                self.cache.put(key, _store_reply(reply, reply.usage))
         finally:
             self.cache.release(key)
         return reply
@@ -337,21 +338,27 @@ def _make_failure(
     )
 
 
-def _store_reply(reply: Reply) -> dict[str, Any]:
+def _store_reply(reply: Reply, usage: Usage) -> dict[str, Any]:
     """Return what is kept of an answer; the call is not."""
     return {
         "text": reply.text,
-        "usage": None if reply.usage is None else asdict(reply.usage),
+        "usage": asdict(usage),
         "latency_seconds": reply.latency_seconds,
     }
 
 
-def _restore_reply(call: Call, stored: Mapping[str, Any]) -> Reply:
-    """Return a stored answer as the reply to a call; it costs nothing now."""
+def _restore_reply(call: Call, stored: Mapping[str, Any], prices: Prices) -> Reply:
+    """Return a stored answer as the reply to a call.
+
+    Its cost is what the answer costs: nothing is billed now, but whoever learns from replies must
+    not find an answer cheap because it was asked before.
+    """
+    usage = Usage(**stored["usage"])
     return Reply(
         call,
         stored["text"],
-        None if stored["usage"] is None else Usage(**stored["usage"]),
+        usage,
+        prices.compute_cost(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens),
         latency_seconds=stored["latency_seconds"],
         attempts=0,
         cached=True,

@@ -285,7 +285,9 @@ def test_what_was_answered_is_paid_once_and_failures_are_asked_again(server, tmp
     assert [reply.cached for reply in second] == [True] * 10 + [False]
     for old, new in zip(first[:5], second[:5], strict=True):
         assert (new.text, new.usage) == (old.text, old.usage)
-        assert (new.cost_usd, new.attempts) == (0.0, 0)
+        assert (new.cost_usd, new.attempts) == (old.cost_usd, 0)  # an answer keeps its price
+        assert new.cost_usd > 0
+    assert ledger.spent_usd == pytest.approx(sum(reply.cost_usd for reply in first[:5]))
 
 
 ASK_SHARED = """
