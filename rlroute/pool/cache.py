@@ -88,11 +88,23 @@ class ReplyCache:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode=WAL")
+            self._turn_on_write_ahead()
             self._database.execute("PRAGMA synchronous=NORMAL")
             self._database.executescript(f"BEGIN IMMEDIATE;{SCHEMA}COMMIT;")
         except (OSError, sqlite3.Error) as error:
             raise RLRouteError(f"{path}: cannot be used as a cache of replies ({error})") from None
+
+    def _turn_on_write_ahead(self) -> None:
+        """Switch the file's mode; SQLite does not wait by itself while another process switches."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self._database.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.01)
 
     def get(self, key: str) -> dict[str, Any] | None:
         """Return what was stored under a key, or None."""

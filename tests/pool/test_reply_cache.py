@@ -5,6 +5,7 @@ import logging
 import sqlite3
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -162,3 +163,27 @@ def test_two_processes_that_share_a_file_pay_for_no_key_twice_and_break_nothing(
         f"key {number}": f"key {number}" * 20 for number in range(400)
     }
     assert size == sum(len(text) for _, text in texts)
+
+
+OPEN = """
+import sys
+import time
+from pathlib import Path
+from rlroute.pool.cache import ReplyCache
+sys.stdin.readline()
+ReplyCache(Path(sys.argv[1])).close()
+"""
+
+
+def test_processes_that_make_the_file_at_the_same_moment_all_get_it(tmp_path):
+    for number in range(3):
+        path = tmp_path / f"{number}.sqlite"
+        processes = [
+            subprocess.Popen([sys.executable, "-c", OPEN, str(path)], stdin=subprocess.PIPE)
+            for _ in range(4)
+        ]
+        time.sleep(1.0)  # until all have imported and wait for the signal
+        for process in processes:
+            process.stdin.write(b"\n")
+            process.stdin.close()
+        assert [process.wait(timeout=60) for process in processes] == [0] * 4
