@@ -287,3 +287,35 @@ def test_a_wrong_key_ends_the_collection_unpaid(tmp_path: Path, model_card: dict
     assert "Traceback" not in done.stderr
     assert "key" in done.stdout + done.stderr
     assert subtract(read_counters(), before) == dict.fromkeys(COUNTERS, 0.0)
+
+
+INSIDE = """
+import asyncio, json, sys
+from rlroute.pool.vllm import VllmCandidate
+from rlroute.types import Call, Candidate, Limits, Prices, Query
+candidate = Candidate("inside", Prices(1.0, 4.0), limits=Limits(output_tokens=12))
+engine = dict(dtype="float32", max_model_len=512, enforce_eager=True, max_num_seqs=8)
+pool = VllmCandidate(candidate, sys.argv[1], engine | dict(kv_cache_memory_bytes=256 << 20))
+calls = [Call("inside", Query(f"{n}", ""), f"What is {n} + 2?") for n in range(3)]
+replies = asyncio.run(pool.ask_many(calls))
+found = [[r.call.query.id, r.text, r.usage.prompt_tokens, r.usage.completion_tokens, r.cost_usd]
+         for r in replies]
+print("REPLIES" + json.dumps(found))
+"""
+
+
+@pytest.mark.skipif("VLLM_PYTHON" not in os.environ, reason="VLLM_PYTHON is not set")
+def test_a_model_of_vllm_answers_inside_a_process(model_card: dict[str, Any]) -> None:
+    environment = os.environ | {"VLLM_HOST_IP": "127.0.0.1", "HF_HUB_OFFLINE": "1"}
+    environment |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
+    command = [os.environ["VLLM_PYTHON"], "-c", INSIDE, model_card["root"]]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    line = next(row for row in done.stdout.splitlines() if row.startswith("REPLIES"))
+    replies = json.loads(line.removeprefix("REPLIES"))
+    assert [row[0] for row in replies] == ["0", "1", "2"]
+    for _, text, prompt_tokens, completion_tokens, cost_usd in replies:
+        assert text
+        assert 0 < completion_tokens <= 12
+        assert cost_usd == pytest.approx((prompt_tokens + 4 * completion_tokens) / 1e6)
