@@ -6,8 +6,9 @@ Rules that are stated here and nowhere else:
   of both where both state one, else `DEFAULT_OUTPUT_TOKENS`. Without it no price has a bound.
 - Upper bound of a call: a prompt has at most as many tokens as bytes (byte-level tokenizers never
   make more) and `OVERHEAD_TOKENS` for the server's template; the output at most its limit.
-- A reply without usage (or with one that is no count) is counted at `BYTES_PER_TOKEN` and flagged
-  `estimated`. English has some 4.4 bytes a token: the estimate errs towards dear.
+- A reply without usage (or with one that is no count) is counted here and flagged `estimated`: by
+  the endpoint's tokenizer, with `TEMPLATE_TOKENS` per message; where it names none, at
+  `BYTES_PER_TOKEN`. English has some 4.4 bytes a token: that estimate errs towards dear.
 - An answer cut at its limit is an answer where it has text, TRUNCATED where it has none.
 - `content_filter`, or a refusal in the place of the text, is REFUSED.
 - A reply of another model than asked for is MALFORMED. The same model may add its date or tag
@@ -19,13 +20,16 @@ What it leaves out: streams, tools, pictures, log-probabilities.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlroute.types import Call, FailureKind, Usage
+from rlroute.extras import require
+from rlroute.types import Call, FailureKind, RLRouteError, Usage
 
 if TYPE_CHECKING:
     from rlroute.pool.http import Endpoint
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 DEFAULT_OUTPUT_TOKENS = 1024
 OVERHEAD_TOKENS = 256
 BYTES_PER_TOKEN = 3
+TEMPLATE_TOKENS = 4  # what a chat template puts around a message
 MOST_TOKENS = 10**12  # a count beyond it is none
 MODEL_SUFFIX = re.compile(r"(-\d{4}-\d{2}-\d{2}|-\d{8}|-\d{4}|:latest)")
 
@@ -77,14 +82,34 @@ def bound_usage(endpoint: Endpoint, call: Call) -> Usage:
 
 def estimate_usage(endpoint: Endpoint, call: Call, text: str) -> Usage:
     """Return the tokens of a request by the stated estimate, flagged as such."""
-    return Usage(
-        prompt_tokens=max(1, math.ceil(_count_prompt_bytes(call) / BYTES_PER_TOKEN)),
-        completion_tokens=min(
-            math.ceil(_count_bytes(text) / BYTES_PER_TOKEN),
-            resolve_output_tokens(endpoint, call),
-        ),
-        estimated=True,
-    )
+    if endpoint.tokenizer is None:
+        prompt_tokens = max(1, math.ceil(_count_prompt_bytes(call) / BYTES_PER_TOKEN))
+        completion_tokens = math.ceil(_count_bytes(text) / BYTES_PER_TOKEN)
+    else:
+        tokenizer = load_tokenizer(endpoint.tokenizer)
+        messages = [part for part in (call.system, call.text) if part]
+        counts = [len(item.ids) for item in tokenizer.encode_batch(messages)]
+        prompt_tokens = max(1, sum(counts) + TEMPLATE_TOKENS * len(messages))
+        completion_tokens = len(tokenizer.encode(text, add_special_tokens=False).ids)
+    completion_tokens = min(completion_tokens, resolve_output_tokens(endpoint, call))
+    return Usage(prompt_tokens, completion_tokens, estimated=True)
+
+
+@functools.cache
+def load_tokenizer(path: Path) -> Any:
+    """Load a tokenizer.json, or the one in a checkpoint's folder.
+
+    Raises:
+        RLRouteError: there is none, it cannot be read, or the extra `http` is missing.
+    """
+    file = path / "tokenizer.json" if path.is_dir() else path
+    tokenizers = require("tokenizers", "http")
+    if not file.is_file():
+        raise RLRouteError(f"tokenizer {path}: no such file, and no folder with a tokenizer.json")
+    try:
+        return tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers raises no narrower class
+        raise RLRouteError(f"tokenizer {file}: cannot be read ({error})") from None
 
 
 def parse_body(endpoint: Endpoint, call: Call, data: bytes) -> Answer:

@@ -28,6 +28,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from rlroute.config import REDACTED
@@ -47,6 +48,7 @@ class Endpoint:
     `url` is the base that `/chat/completions` is appended to (`http://127.0.0.1:8000/v1`);
     `api_key_env` NAMES the environment variable that holds the key, None where no key is needed.
     `timeout_seconds` bounds one attempt; a call as a whole gets (retries + 1) times as long.
+    `tokenizer` (a tokenizer.json or its folder) counts the tokens where the server reports none.
 
     Raises:
         RLRouteError: the url is no http(s) address, or a limit is not positive.
@@ -61,6 +63,7 @@ class Endpoint:
     tokens_per_minute: float | None = None
     timeout_seconds: float = 60.0
     retries: int = 3
+    tokenizer: Path | None = None
 
     def __post_init__(self) -> None:
         name = self.candidate.id

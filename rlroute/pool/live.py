@@ -38,7 +38,7 @@ from typing import Any, Self
 
 from rlroute.extras import require
 from rlroute.pool.cache import LEASE_SECONDS, ReplyCache, make_key
-from rlroute.pool.chat import bound_usage, estimate_usage
+from rlroute.pool.chat import bound_usage, estimate_usage, load_tokenizer
 from rlroute.pool.http import Attempt, Connection, Endpoint, read_api_key
 from rlroute.pool.ledger import BudgetExceeded, Ledger, Reservation
 from rlroute.pool.limits import CircuitBreaker, RateLimiter
@@ -83,7 +83,7 @@ class LivePool:
         max_in_flight: requests at once, over all candidates.
 
     Raises:
-        RLRouteError: httpx is not installed (extra `http`).
+        RLRouteError: httpx is not installed (extra `http`), or a tokenizer is missing.
     """
 
     def __init__(
@@ -98,6 +98,9 @@ class LivePool:
         self.endpoints = dict(endpoints)
         self.ledger, self.cache, self.seed = ledger, cache, seed
         self.max_in_flight = max_in_flight
+        for item in self.endpoints.values():
+            if item.tokenizer is not None:
+                load_tokenizer(item.tokenizer)  # a missing one is found before anything is sent
         self._certificates = require("httpx", "http").create_ssl_context()
         self._gates = {
             name: _Gate(

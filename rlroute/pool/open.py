@@ -246,6 +246,7 @@ def make_endpoint(candidate: Candidate, spec: HttpSpec) -> Endpoint:
         spec.tokens_per_minute,
         spec.timeout_seconds,
         spec.retries,
+        spec.tokenizer,
     )
 
 

@@ -103,6 +103,7 @@ class HttpSpec(CandidateSpec):
     tokens_per_minute: Positive | None = None
     timeout_seconds: Positive = 60.0
     retries: int = Field(3, ge=0, le=20)
+    tokenizer: Path | None = None  # counts the tokens where the server reports none
 
     @field_validator("endpoint")
     @classmethod

@@ -166,10 +166,14 @@ class FaultServer:
         headers: dict[str, str],
         draw: random.Random,
     ) -> tuple[dict[str, Any], tuple[int, int, int]]:
-        prompt = 7 + sum(math.ceil(len(item["content"]) / 4) for item in body["messages"])
-        completion = min(draw.randint(5, 200), body["max_tokens"])
-        cached = prompt // 2 if draw.random() < 0.3 else 0
-        content: str | None = f"answer to {text}: " + "x" * (4 * completion)
+        # a token is a word, and four surround each message
+        prompt = sum(4 + len(item["content"].split()) for item in body["messages"])
+        cached = prompt // 2 if draw.random() < 0.3 and fault != "no_usage" else 0
+        beginning = f"answer to {text}:"
+        words = min(draw.randint(5, 200), body["max_tokens"])
+        padding = " word" * max(0, words - len(beginning.split()))
+        content: str | None = beginning + padding
+        completion = min(len(f"{beginning}{padding}".split()), body["max_tokens"])
         finish = {"filtered": "content_filter", "cut": "length", "cut_empty": "length"}
         if fault == "cut_empty":
             content = None

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from word_tokenizer import write_word_tokenizer
 
 from rlroute.pool.chat import (
     BYTES_PER_TOKEN,
@@ -17,7 +19,9 @@ from rlroute.pool.chat import (
     parse_body,
 )
 from rlroute.pool.http import Endpoint
-from rlroute.types import Call, Candidate, FailureKind, Limits, Prices, Query, Usage
+from rlroute.pool.ledger import Ledger
+from rlroute.pool.live import LivePool
+from rlroute.types import Call, Candidate, FailureKind, Limits, Prices, Query, RLRouteError, Usage
 
 CALL = Call("small", Query("q", "Why?"), "Why?", system="Be brief.", max_output_tokens=50)
 
@@ -143,3 +147,21 @@ def test_no_object_at_all_breaks_the_reader(body):
     assert answer.usage.prompt_tokens > 0
     assert answer.usage.completion_tokens >= 0
     assert answer.failure is None or answer.text == ""
+
+
+def test_without_usage_the_endpoints_tokenizer_counts(tmp_path):
+    endpoint = replace(make_endpoint(), tokenizer=write_word_tokenizer(tmp_path))
+    # "Be brief." and "Why?" are two words and one, and four tokens surround each message
+    assert estimate_usage(endpoint, CALL, "one two three") == Usage(3 + 2 * 4, 3, estimated=True)
+    assert estimate_usage(endpoint, CALL, "word " * 99).completion_tokens == 50
+    folder = replace(endpoint, tokenizer=tmp_path)
+    assert estimate_usage(folder, CALL, "one") == estimate_usage(endpoint, CALL, "one")
+
+
+def test_a_missing_or_torn_tokenizer_is_refused_before_anything_is_sent(tmp_path):
+    torn = tmp_path / "torn.json"
+    torn.write_text("{")
+    for path, fault in ((tmp_path / "absent.json", "no such file"), (torn, "cannot be read")):
+        endpoint = replace(make_endpoint(), tokenizer=path)
+        with pytest.raises(RLRouteError, match=fault):
+            LivePool({"small": endpoint}, ledger=Ledger())

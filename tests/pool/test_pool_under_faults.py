@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fault_server import run_fault_server
+from word_tokenizer import write_word_tokenizer
 
 from rlroute.pool import http, live
 from rlroute.pool.http import Endpoint
@@ -53,7 +54,7 @@ async def ask_and_watch(pool: LivePool, calls: list[Call]) -> tuple[list[Reply],
     return replies, most[0], most[1]
 
 
-def test_ten_thousand_calls_through_mixed_faults(monkeypatch, record_property):
+def test_ten_thousand_calls_through_mixed_faults(monkeypatch, record_property, tmp_path):
     assert sum(FAULTS.values()) == pytest.approx(0.3, abs=0.03)
     monkeypatch.setattr(live, "BACKOFF_SECONDS", 0.02)
     monkeypatch.setattr(http, "MAX_BODY_BYTES", 2**20)
@@ -64,7 +65,13 @@ def test_ten_thousand_calls_through_mixed_faults(monkeypatch, record_property):
             "small", Prices(3.0, 15.0, cached_input=0.3), limits=Limits(None, 256)
         )
         endpoint = Endpoint(
-            candidate, server.url, "served", concurrency=64, timeout_seconds=3.0, retries=3
+            candidate,
+            server.url,
+            "served",
+            concurrency=64,
+            timeout_seconds=3.0,
+            retries=3,
+            tokenizer=write_word_tokenizer(tmp_path),
         )
         pool = LivePool({"small": endpoint}, ledger=ledger, max_in_flight=64)
         began = time.perf_counter()
@@ -86,17 +93,18 @@ def test_ten_thousand_calls_through_mixed_faults(monkeypatch, record_property):
     assert report["texts"] == CALLS
     assert report["most_open"] <= 64
 
-    # the ledger is the sum of the replies, and the server's own count to the picodollar wherever
-    # the server reported what it counted; where it did not, the estimate errs towards dear
+    # the ledger is the sum of the replies, and the server's own count to the picodollar: also
+    # where it reported no usage, since both count with the same tokenizer
     assert sum(to_picodollars(reply.cost_usd) for reply in replies) == ledger.spent_picodollars
     estimated = sum(
         to_picodollars(reply.cost_usd) for reply in replies if reply.usage and reply.usage.estimated
     )
     billed = report["billed_picodollars"]
     unreported = billed.pop("no_usage")
+    assert unreported > 0
     assert report["undelivered_picodollars"] == 0
     assert ledger.spent_picodollars - estimated == sum(billed.values())
-    assert unreported <= estimated <= 2 * unreported
+    assert estimated == unreported
     assert ledger.reserved_usd == 0
 
     assert growth < MAX_GROWTH_BYTES
