@@ -1,8 +1,7 @@
 r"""Grades of answers against references: exact match, token F1, numbers, multiple choice.
 
 Every grader maps (answer, references) to [0, 1]: a reference itself scores 1, an empty answer 0,
-the best reference counts. A failed call has no answer, so it has no grade: `grade_reply` returns
-None.
+the best reference counts. A failed call has no answer and is not graded (`rlroute.collection`).
 
 What is done to texts, as for SQuAD (Rajpurkar et al., 2016): lower case, no punctuation, no
 articles (a, an, the), single blanks. Where nothing is left of a reference ("The", "?!"), its plain
@@ -26,8 +25,6 @@ import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-
-from rlroute.types import Reply
 
 Grade = Callable[[str, Sequence[str]], float]
 
@@ -120,13 +117,6 @@ def grade_choice(answer: str, references: Sequence[str]) -> float:
     """Return 1 where the answer chooses the letter of a reference, else 0."""
     chosen = read_choice(answer)
     return float(chosen is not None and chosen in map(read_choice, references))
-
-
-def grade_reply(grade: Grade, reply: Reply) -> float | None:
-    """Return the grade of a reply against its query's references; None for a failed call."""
-    if reply.failure is not None:
-        return None
-    return grade(reply.text, reply.call.query.references)
 
 
 GRADES: Mapping[str, Grade] = {

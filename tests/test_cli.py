@@ -84,6 +84,8 @@ def test_a_value_that_does_not_fit_is_refused_by_key(tmp_path: Path) -> None:
     done = run_cli("train", RECIPES[0], "cost_weight.min=3", "cost_weight.max=2", cwd=tmp_path)
     assert_refused(done, "cost_weight", "min (3) must not be above max (2)")
     assert_refused(run_cli("train", RECIPES[0], "updates", cwd=tmp_path), "key=value")
+    done = run_cli("train", RECIPES[0], "validation.metric=acc", cwd=tmp_path)
+    assert_refused(done, "validation.metric", "'aiq', 'quality' or 'utility'")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -56,7 +56,6 @@ from rlroute.types import RLRouteError
 if TYPE_CHECKING:
     from rlroute.data.routing_data import RoutingData
 
-VALIDATION_METRICS = ("aiq", "quality", "utility")
 HIGHEST_QUALITY = "quality first"
 # Operating points under a cap: the part of the best single candidate's cost that may be spent.
 BUDGETS = {"at most the best single's cost": 1.0, "at most 30% of the best single's cost": 0.3}
@@ -153,21 +152,6 @@ def compute_validation_metrics(
         "cost_usd": float(cost_N[0]),
         "regret_oracle": float(sweep.regret_LQ.mean()),
     }
-
-
-def compute_validation_metric(
-    name: str, policy: RoutingPolicy, data: RoutingData, cost_weights: Sequence[float]
-) -> float:
-    """Return the metric that chooses checkpoints: one of `VALIDATION_METRICS`, larger is better.
-
-    Raises:
-        RLRouteError: there is no metric of that name.
-    """
-    if name not in VALIDATION_METRICS:
-        raise RLRouteError(
-            f"validation metric '{name}' is unknown (valid: {', '.join(VALIDATION_METRICS)})"
-        )
-    return compute_validation_metrics(policy, data, cost_weights)[name]
 
 
 def check_same_candidates(train: RoutingData, test: RoutingData) -> None:

@@ -5,7 +5,10 @@ Rules that are stated here and nowhere else:
 - Every request names its output limit (`max_tokens`): the call's, else the candidate's, the smaller
   of both where both state one, else `DEFAULT_OUTPUT_TOKENS`. Without it no price has a bound.
 - Upper bound of a call: a prompt has at most as many tokens as bytes (byte-level tokenizers never
-  make more) and `OVERHEAD_TOKENS` for the server's template; the output at most its limit.
+  make more) and `OVERHEAD_TOKENS` for the server's template, and no more than the candidate's
+  context; the output at most its limit.
+- A prompt that fills the candidate's context, as the endpoint's tokenizer counts it, is BAD_REQUEST
+  and is not sent. Without a tokenizer the server is left to say so.
 - A reply without usage (or with one that is no count) is counted here and flagged `estimated`: by
   the endpoint's tokenizer, with `TEMPLATE_TOKENS` per message; where it names none, at
   `BYTES_PER_TOKEN`. English has some 4.4 bytes a token: that estimate errs towards dear.
@@ -77,7 +80,19 @@ def resolve_output_tokens(endpoint: Endpoint, call: Call) -> int:
 
 def bound_usage(endpoint: Endpoint, call: Call) -> Usage:
     """Return the most tokens that a request can use."""
-    return Usage(_count_prompt_bytes(call) + OVERHEAD_TOKENS, resolve_output_tokens(endpoint, call))
+    prompt_tokens = _count_prompt_bytes(call) + OVERHEAD_TOKENS
+    context_tokens = endpoint.candidate.limits.context_tokens
+    if context_tokens is not None:
+        prompt_tokens = min(prompt_tokens, context_tokens)
+    return Usage(prompt_tokens, resolve_output_tokens(endpoint, call))
+
+
+def fits_context(endpoint: Endpoint, call: Call) -> bool:
+    """Say whether a prompt leaves room for an answer; True where that cannot be told for sure."""
+    context_tokens = endpoint.candidate.limits.context_tokens
+    if context_tokens is None or endpoint.tokenizer is None:
+        return True
+    return estimate_usage(endpoint, call, "").prompt_tokens < context_tokens
 
 
 def estimate_usage(endpoint: Endpoint, call: Call, text: str) -> Usage:

@@ -38,7 +38,7 @@ from typing import Any, Self
 
 from rlroute.extras import require
 from rlroute.pool.cache import LEASE_SECONDS, ReplyCache, make_key
-from rlroute.pool.chat import bound_usage, estimate_usage, load_tokenizer
+from rlroute.pool.chat import bound_usage, estimate_usage, fits_context, load_tokenizer
 from rlroute.pool.http import Attempt, Connection, Endpoint, read_api_key
 from rlroute.pool.ledger import BudgetExceeded, Ledger, Reservation
 from rlroute.pool.limits import CircuitBreaker, RateLimiter
@@ -209,6 +209,8 @@ class LivePool:
         loop = asyncio.get_running_loop()
         most_seconds = (endpoint.retries + 1) * endpoint.timeout_seconds
         progress = _Progress(loop.time() + most_seconds)
+        if not fits_context(endpoint, call):
+            return _make_failure(call, FailureKind.BAD_REQUEST, progress, None)
         tokens = estimate_usage(endpoint, call, "").prompt_tokens
         tokens += bound_usage(endpoint, call).completion_tokens
         failure = FailureKind.SERVER  # what an open breaker means, before any attempt

@@ -1,7 +1,7 @@
 """A run folder: what a run leaves, and how evaluation, export and a resumed run read it again.
 
 recipe.resolved.yaml    every setting, secrets redacted
-run.json                versions, command, table with its digest, devices
+run.json                versions, command, table with its digest, encoder, devices
 encoder/                the fitted encoder
 candidates.json         candidates with measured profiles, feature scale
 clusters.safetensors    centres of the query clusters of the profiles
@@ -84,6 +84,7 @@ def start_run_folder(
         "format_version": FORMAT_VERSION,
         "table": table.name,
         "table_digest": compute_table_digest(table),
+        "encoder": prepared.encoder.describe(),
         "rlroute": version("rlroute"),
         "torch": torch.__version__,
         "python": platform.python_version(),

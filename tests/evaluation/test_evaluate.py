@@ -13,7 +13,6 @@ from rich.console import Console
 from rlroute.evaluation.comparison import describe_result, render_comparison
 from rlroute.evaluation.evaluate import (
     choose_cost_weight,
-    compute_validation_metric,
     compute_validation_metrics,
     evaluate_policies,
 )
@@ -222,13 +221,6 @@ def test_validation_metrics_agree_with_the_evaluation(worked):
     assert found["regret_oracle"] == 0
     # Utilities: 1.00, then 0.800 of the worked example, then 0.5 - 5 * 1 / 10.
     assert found["utility"] == pytest.approx((1.0 + 0.8 + 0.0) / 3)
-    for name in ("aiq", "quality", "utility"):
-        assert compute_validation_metric(name, Oracle(), data, [0.0, 0.5, 5.0]) == found[name]
-
-
-def test_an_unknown_validation_metric_is_refused_with_the_valid_ones():
-    with pytest.raises(RLRouteError, match=r"'acc' is unknown .*aiq, quality, utility"):
-        compute_validation_metric("acc", Oracle(), build_worked_example(), [0.0])
 
 
 @pytest.mark.parametrize("weights", [[], [-0.1], [np.nan], [np.inf]])

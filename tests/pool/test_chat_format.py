@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 
@@ -16,12 +17,23 @@ from rlroute.pool.chat import (
     bound_usage,
     build_body,
     estimate_usage,
+    fits_context,
     parse_body,
 )
 from rlroute.pool.http import Endpoint
 from rlroute.pool.ledger import Ledger
 from rlroute.pool.live import LivePool
-from rlroute.types import Call, Candidate, FailureKind, Limits, Prices, Query, RLRouteError, Usage
+from rlroute.types import (
+    Call,
+    Candidate,
+    FailureKind,
+    Limits,
+    Prices,
+    Query,
+    Reply,
+    RLRouteError,
+    Usage,
+)
 
 CALL = Call("small", Query("q", "Why?"), "Why?", system="Be brief.", max_output_tokens=50)
 
@@ -156,6 +168,33 @@ def test_without_usage_the_endpoints_tokenizer_counts(tmp_path):
     assert estimate_usage(endpoint, CALL, "word " * 99).completion_tokens == 50
     folder = replace(endpoint, tokenizer=tmp_path)
     assert estimate_usage(folder, CALL, "one") == estimate_usage(endpoint, CALL, "one")
+
+
+def test_the_context_bounds_what_a_prompt_can_cost():
+    candidate = Candidate("small", Prices(1.0, 1.0), limits=Limits(64, 50))
+    endpoint = Endpoint(candidate, "http://127.0.0.1:1", "served")
+    assert bound_usage(endpoint, CALL) == Usage(64, 50)
+    assert bound_usage(make_endpoint(), CALL).prompt_tokens > 64
+
+
+def test_a_prompt_that_fills_the_context_is_a_bad_request_and_is_not_sent(tmp_path):
+    tokenizer = write_word_tokenizer(tmp_path)  # the call has 3 words in 2 messages: 11 tokens
+
+    def make_narrow(context_tokens: int) -> Endpoint:
+        candidate = Candidate("small", Prices(1.0, 1.0), limits=Limits(context_tokens))
+        return Endpoint(candidate, "http://127.0.0.1:1", "served", tokenizer=tokenizer)
+
+    assert fits_context(make_narrow(12), CALL)
+    assert not fits_context(make_narrow(11), CALL)
+    assert fits_context(replace(make_narrow(11), tokenizer=None), CALL)  # nobody can tell
+
+    async def ask() -> list[Reply]:
+        async with LivePool({"small": make_narrow(11)}, ledger=Ledger()) as pool:
+            return await pool.ask_many([CALL])
+
+    reply = asyncio.run(ask())[0]
+    assert (reply.failure, reply.attempts) == (FailureKind.BAD_REQUEST, 0)
+    assert (reply.cost_usd, reply.score) == (0.0, None)
 
 
 def test_a_missing_or_torn_tokenizer_is_refused_before_anything_is_sent(tmp_path):

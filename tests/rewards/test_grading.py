@@ -12,25 +12,20 @@ from rlroute.rewards.grading import (
     grade_exact,
     grade_f1,
     grade_numeric,
-    grade_reply,
     normalise_answer,
     read_choice,
     read_number,
 )
-from rlroute.types import Call, FailureKind, Query, Reply
 
 GOLD = {"exact": "The Eiffel Tower", "f1": "The Eiffel Tower", "numeric": "-1,234.5", "choice": "B"}
 
 
 @pytest.mark.parametrize("name", GRADES)
-def test_gold_scores_one_empty_zero_and_a_failed_call_is_undefined(name: str) -> None:
-    query = Query("q", "text", references=(GOLD[name], GOLD[name]))
-    call = Call("a", query, query.text)
-    assert grade_reply(GRADES[name], Reply(call, GOLD[name])) == 1.0
-    assert grade_reply(GRADES[name], Reply(call, "")) == 0.0
-    assert grade_reply(GRADES[name], Reply(call, "   \n")) == 0.0
-    failed = Reply(call, GOLD[name], failure=FailureKind.TIMEOUT)
-    assert grade_reply(GRADES[name], failed) is None
+def test_gold_scores_one_and_empty_zero(name: str) -> None:
+    references = (GOLD[name], GOLD[name])
+    assert GRADES[name](GOLD[name], references) == 1.0
+    assert GRADES[name]("", references) == 0.0
+    assert GRADES[name]("   \n", references) == 0.0
 
 
 @given(reference=st.text().filter(str.strip), answer=st.text())
