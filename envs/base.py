@@ -12,43 +12,48 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
-from rlroute.types import Call, Observation, Query, Reply
+from rlroute.types import Call, ObservationT, Query, Reply
+
+ActionT_contra = TypeVar("ActionT_contra", contravariant=True)
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(Generic[ObservationT]):
     """What follows from a decision: the next observation, the reward terms, and whether it ended.
 
     A reward term of None is undefined. `terminated`: the task itself ended. `truncated`: a limit of
     the harness cut it. Never both.
     """
 
-    observation: Observation
+    observation: ObservationT
     reward_terms: Mapping[str, float | None]
     terminated: bool
     truncated: bool = False
 
 
-class Environment(Protocol):
-    """One episode at a time; `get_state` and `set_state` round-trip through JSON."""
+class Environment(Protocol[ObservationT, ActionT_contra]):
+    """One episode at a time; `get_state` and `set_state` round-trip through JSON.
 
-    def reset(self, query: Query, seed: int) -> Observation:
+    Actions are candidates by index, or text.
+    """
+
+    def reset(self, query: Query, seed: int) -> ObservationT:
         """Start an episode; equal arguments give equal episodes."""
 
-    def propose(self, action: int) -> tuple[Call, ...]:
+    def propose(self, action: ActionT_contra) -> tuple[Call, ...]:
         """Return the calls that the action asks for.
 
         Raises:
             ValueError: the action is masked, or the episode is over.
         """
 
-    def observe(self, replies: Sequence[Reply]) -> Step:
+    def observe(self, replies: Sequence[Reply]) -> Step[ObservationT]:
         """Take the replies of the proposed calls, in their order."""
 
     def get_state(self) -> dict[str, Any]:
         """Return the state as plain JSON values."""
 
-    def set_state(self, state: Mapping[str, Any]) -> Observation:
+    def set_state(self, state: Mapping[str, Any]) -> ObservationT:
         """Restore a state of `get_state` and return its observation."""

@@ -115,7 +115,7 @@ class SingleTurn:
         query = self.data.table.queries[self.row]
         return (Call(self.data.table.candidates[action].id, query, query.text),)
 
-    def observe(self, replies: Sequence[Reply]) -> Step:
+    def observe(self, replies: Sequence[Reply]) -> Step[Observation]:
         """End the episode with the reply's reward terms; a failed reply leaves them undefined."""
         terms = self.rewards.score(collect_outcomes(replies))
         self.ended = True

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 CandidateKind = Literal["model", "agent", "tool", "pipeline", "tier", "effort"]
 SplitName = Literal["train", "val", "test"]
+Finish = Literal["stop", "end", "length"]
 
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 TOKENS_PER_PRICE = 1_000_000
@@ -214,11 +215,40 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Transition:
+class TextObservation:
+    """What a text policy reads: the prompt at first, later only what follows its own last text."""
+
+    text: str
+    cost_weight: float
+
+
+@dataclass(frozen=True)
+class TextDecision:
+    """One piece of text that a policy wrote, as the tokens that were sampled.
+
+    `environment_ids` are the tokens of the observation before it, tokenised once; `token_ids` and
+    `logps` (of the tokens, at the sampling temperature) are the policy's own. `finish` says why it
+    stopped: at a stop string, at the end-of-text token, or at the limit of tokens.
+    """
+
+    text: str
+    environment_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    logps: tuple[float, ...]
+    finish: Finish = "stop"
+    policy_version: int = 0
+
+
+ObservationT = TypeVar("ObservationT", Observation, TextObservation)
+DecisionT = TypeVar("DecisionT", Decision, TextDecision)
+
+
+@dataclass(frozen=True)
+class Transition(Generic[ObservationT, DecisionT]):
     """One step of an episode. A reward term of None is undefined, which is not zero."""
 
-    observation: Observation
-    decision: Decision
+    observation: ObservationT
+    decision: DecisionT
     replies: tuple[Reply, ...]
     reward_terms: Mapping[str, float | None]
     terminated: bool
@@ -226,12 +256,12 @@ class Transition:
 
 
 @dataclass(frozen=True)
-class Trajectory:
+class Trajectory(Generic[ObservationT, DecisionT]):
     """One episode: the query, the coordinates its seed came from, and its steps in order."""
 
     query: Query
     seed: int
-    transitions: tuple[Transition, ...]
+    transitions: tuple[Transition[ObservationT, DecisionT], ...]
 
     @property
     def failure(self) -> FailureKind | None:

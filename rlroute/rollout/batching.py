@@ -11,11 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlroute.rollout.plan import EpisodePlan
-from rlroute.types import Batch, FloatArray, Trajectory
+from rlroute.types import Batch, Decision, FloatArray, Observation, Trajectory
 
 
 def build_batch(
-    trajectories: Sequence[Trajectory], plan: EpisodePlan, policy_version: int
+    trajectories: Sequence[Trajectory[Observation, Decision]],
+    plan: EpisodePlan,
+    policy_version: int,
 ) -> Batch:
     """Stack B trajectories, in the order of the plan, into padded arrays [B, T, ...].
 
@@ -63,7 +65,7 @@ def build_batch(
     )
 
 
-def read_term(trajectory: Trajectory, name: str) -> FloatArray:
+def read_term(trajectory: Trajectory[Observation, Decision], name: str) -> FloatArray:
     """Return a reward term at each step [T]; all undefined where the episode failed."""
     values = [step.reward_terms[name] for step in trajectory.transitions]
     if trajectory.failure is not None:

@@ -23,17 +23,17 @@ from rlroute.types import Batch, Decision, Observation, Query, Trajectory, Trans
 
 
 async def run_episode(
-    environment: Environment,
+    environment: Environment[Observation, int],
     policy: ActingPolicy,
     pool: Pool,
     query: Query,
     *,
     episode_seed: int,
     action_seed: int,
-) -> Trajectory:
+) -> Trajectory[Observation, Decision]:
     """Run one episode to its end, or to the first failed call."""
     observation = environment.reset(query, episode_seed)
-    transitions: list[Transition] = []
+    transitions: list[Transition[Observation, Decision]] = []
     while True:
         uniform = float(draw_action_uniform(action_seed, len(transitions)))
         decision = decide_one(policy, observation, uniform)
@@ -74,7 +74,7 @@ def decide_one(policy: ActingPolicy, observation: Observation, uniform: float) -
 
 
 async def run_plan(
-    make_environment: Callable[[], Environment],
+    make_environment: Callable[[], Environment[Observation, int]],
     policy: ActingPolicy,
     pool: Pool,
     queries: Sequence[Query],
@@ -84,7 +84,7 @@ async def run_plan(
 ) -> Batch:
     """Run all episodes of a plan side by side and return them as a batch, in the plan's order."""
 
-    async def run_with_retries(row: int) -> Trajectory:
+    async def run_with_retries(row: int) -> Trajectory[Observation, Decision]:
         for attempt in range(retries + 1):
             trajectory = await run_episode(
                 make_environment(),
