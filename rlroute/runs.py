@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from rlroute.config import dump_config, load_config
+from rlroute.config import dump_config, load_config, read_yaml_mapping
 from rlroute.extras import require
 from rlroute.trainers.recipe import Recipe
+from rlroute.trainers.text_recipe import TextRecipe
 from rlroute.types import RLRouteError
 
 EVALUATION_FILE = "evaluation.json"
@@ -34,33 +37,81 @@ def run_training(
     """
     if (recipe_path is None) == (resume is None):
         raise RLRouteError("train: give either a recipe or --resume RUN")
-    if resume is not None and (overrides or run_folder or overwrite or dry_run):
-        raise RLRouteError("train: --resume goes on with a run as it is, without other arguments")
-    if resume is not None:
-        folder, recipe = resume, read_recipe(resume)
-    else:
-        assert recipe_path is not None
-        recipe = load_config(Recipe, recipe_path, overrides)
-        folder = run_folder or Path("runs") / name_run(recipe)
+    moved = [override for override in overrides if not override.startswith("rollout.sampler.")]
+    if resume is not None and (moved or run_folder or overwrite or dry_run):
+        raise RLRouteError(
+            "train: --resume goes on with a run as it is, without other arguments than where its "
+            "rollout server is now (rollout.sampler.url=..., rollout.sampler.folder=...)"
+        )
+    path = find_recipe(resume) if resume else recipe_path
+    assert path is not None
+    schema = find_schema(path)
+    recipe = load_config(schema, path, overrides)
+    folder = resume or run_folder or Path("runs") / name_run(recipe)
     if dry_run:
         describe_plan(recipe, folder)
         return
-    require_training_libraries()
-    from rlroute.trainers.decision import train
+    arguments: dict[str, Any] = {
+        "resume": resume is not None,
+        "overwrite": overwrite,
+        "command": " ".join(["rlroute", *sys.argv[1:]]),
+    }
+    if isinstance(recipe, Recipe):
+        require_training_libraries()
+        from rlroute.trainers.decision import train
 
-    state = train(
-        recipe,
-        folder,
-        resume=resume is not None,
-        overwrite=overwrite,
-        command=" ".join(["rlroute", *sys.argv[1:]]),
-    )
+        metric: str = recipe.validation.metric
+        state = train(recipe, folder, **arguments)
+    else:
+        prepare_text_libraries()
+        from rlroute.trainers.text_run import train_text
+
+        metric = "reward"
+        state = train_text(recipe, folder, **arguments)
     Console(stderr=True).print(
         f"trained {state.update} updates in {state.seconds:.1f} s; best on val: "
-        f"{recipe.validation.metric} {state.best_metric:.4f} at update {state.best_update}\n"
+        f"{metric} {state.best_metric:.4f} at update {state.best_update}\n"
         f"next: rlroute evaluate {folder}; rlroute export {folder} --to DIR",
         highlight=False,
     )
+
+
+def find_schema(path: Path) -> type[Recipe] | type[TextRecipe]:
+    """Return the kind of recipe in a file, which its `environment` names.
+
+    Raises:
+        RLRouteError: the file cannot be read, or no such environment.
+    """
+    schemas: dict[str, type[Recipe] | type[TextRecipe]] = {
+        "single_turn": Recipe,
+        "multi_round": TextRecipe,
+    }
+    name = read_yaml_mapping(path).get("environment", "single_turn")
+    if name not in schemas:
+        raise RLRouteError(
+            f"{path}: environment '{name}' is unknown (allowed: {', '.join(schemas)})"
+        )
+    return schemas[name]
+
+
+def prepare_text_libraries() -> None:
+    """Make sure that text policies can be trained, and have the libraries say only what matters.
+
+    Raises:
+        RLRouteError: one is missing; the message names the extra.
+    """
+    import torch
+
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # its hooks are held by our tests
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would warn at every start
+    warnings.filterwarnings("ignore", ".*gradient_checkpointing.*deprecated", FutureWarning)
+    for name in ("datasets", "peft", "transformers", "trl"):
+        library = require(name, "text")
+        if name == "datasets":
+            library.disable_progress_bars()
+        if name == "transformers":
+            library.utils.logging.disable_progress_bar()
 
 
 def require_training_libraries() -> None:
@@ -69,38 +120,63 @@ def require_training_libraries() -> None:
         require(name, "train")
 
 
-def name_run(recipe: Recipe) -> str:
+def name_run(recipe: Recipe | TextRecipe) -> str:
     """Return the default name of a run."""
-    return f"{Path(recipe.table).name}-{recipe.algorithm.kind}-s{recipe.seed}"
+    subject = Path(recipe.table).name if isinstance(recipe, Recipe) else recipe.questions.kind
+    return f"{subject}-{recipe.algorithm.kind}-s{recipe.seed}"
 
 
-def read_recipe(folder: Path) -> Recipe:
-    """Return the recipe that a run was started with."""
+def find_recipe(folder: Path) -> Path:
+    """Return where the recipe lies that a run was started with."""
     from rlroute.trainers.run_folder import RECIPE_FILE
 
-    return load_config(Recipe, folder / RECIPE_FILE)
+    return folder / RECIPE_FILE
 
 
-def describe_plan(recipe: Recipe, folder: Path) -> None:
+def is_text_run(folder: Path) -> bool:
+    """Tell whether a run of a text recipe lies in a folder."""
+    path = find_recipe(folder)
+    return path.exists() and find_schema(path) is TextRecipe
+
+
+def describe_plan(recipe: Recipe | TextRecipe, folder: Path) -> None:
     """Print the resolved recipe on the output, and what a run would do on the error stream."""
+    lines = describe_table_plan(recipe) if isinstance(recipe, Recipe) else describe_text(recipe)
+    print_out(dump_config(recipe))
+    lines += [f"run folder  {folder}", "nothing was trained or written"]
+    Console(stderr=True).print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def describe_text(recipe: TextRecipe) -> list[str]:
+    """Say what a run of a text recipe would do, without loading a model or a question."""
+    algorithm, start = recipe.algorithm, recipe.warm_start
+    weights = recipe.validation.cost_weights or recipe.episode.cost_weights
+    return [
+        f"questions   {recipe.questions.kind}",
+        f"warm start  {f'{start.episodes:,} {start.planner} episodes' if start else 'none'}",
+        f"training    {recipe.updates} updates x {algorithm.episodes:,} episodes "
+        f"({algorithm.kind}, groups of {algorithm.group_size})",
+        f"validation  {recipe.validation.questions} questions at {len(weights)} cost weights, "
+        f"every {recipe.validation.every} updates",
+    ]
+
+
+def describe_table_plan(recipe: Recipe) -> list[str]:
+    """Say what a run on a table would do."""
     from rlroute.data.table import read_table
     from rlroute.types import SPLITS
 
     table = read_table(recipe.table)
-    print_out(dump_config(recipe))
     algorithm = recipe.algorithm
     counts = ", ".join(f"{name} {int((table.split_Q == name).sum()):,}" for name in SPLITS)
-    lines = [
+    return [
         f"table       {table.name}: {len(table.queries):,} queries ({counts}), "
         f"{len(table.candidates)} candidates",
         f"training    {recipe.updates} updates x {algorithm.episodes:,} episodes "
         f"({algorithm.kind}, groups of {algorithm.group_size})",
         f"validation  {recipe.validation.metric} at {recipe.validation.cost_weights} cost weights, "
         f"every {recipe.validation.every} updates",
-        f"run folder  {folder}",
-        "nothing was trained or written",
     ]
-    Console(stderr=True).print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def print_out(text: str) -> None:
@@ -114,6 +190,12 @@ def evaluate_run(folder: Path) -> None:
     Raises:
         RLRouteError: no finished run lies there, or its table has changed.
     """
+    if is_text_run(folder):
+        prepare_text_libraries()
+        from rlroute.text_runs import evaluate_text_run
+
+        evaluate_text_run(folder)
+        return
     require_training_libraries()
     from rlroute.evaluation.comparison import describe_result, render_comparison
     from rlroute.evaluation.evaluate import evaluate_policies
@@ -172,11 +254,17 @@ def make_report_context(run: Any, best: dict[str, Any]) -> Any:
 
 
 def export_run(folder: Path, to: Path) -> None:
-    """Write the run's router as a folder that `Router.load` reads.
+    """Write the run's router as a folder that `Router.load` or `TextRouter.load` reads.
 
     Raises:
         RLRouteError: no finished run lies there, or `to` holds something else.
     """
+    if is_text_run(folder):
+        prepare_text_libraries()
+        from rlroute.text_runs import export_text_run
+
+        export_text_run(folder, to)
+        return
     from rlroute.export.bundle import BundleContents, write_bundle
     from rlroute.trainers.run_folder import load_best, make_scorer_config, read_run
 

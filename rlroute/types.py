@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -96,12 +96,14 @@ class Profile:
 
     `mean_score` and `mean_cost_usd` are over all its train queries; the `_C` arrays hold the same
     per cluster of queries (shrunk towards the mean as far as chance explains them).
+    `latency_seconds` is the mean time to a reply; None where it was not measured.
     """
 
     mean_score: float
     mean_cost_usd: float
     score_C: FloatArray
     cost_usd_C: FloatArray
+    latency_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -268,6 +270,9 @@ class Trajectory(Generic[ObservationT, DecisionT]):
         """The first failure among the replies, or None; a failed trajectory is not learnt from."""
         replies = (reply for step in self.transitions for reply in step.replies)
         return next((reply.failure for reply in replies if reply.failure is not None), None)
+
+
+TextTrajectory: TypeAlias = Trajectory[TextObservation, TextDecision]
 
 
 @dataclass(frozen=True)

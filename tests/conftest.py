@@ -6,6 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -71,6 +72,9 @@ COST_USD_QK = [
     [0.004, 0.001, 0.0],
 ]
 HOLE = (1, 2)  # the second query has no outcome of the tool
+
+hypothesis.settings.register_profile("rlroute", deadline=None)  # no test is about time
+hypothesis.settings.load_profile("rlroute")
 
 
 @pytest.fixture(scope="session")

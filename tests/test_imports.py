@@ -19,35 +19,49 @@ ALLOWED: dict[str, set[str]] = {
     "files": {"types"},
     "seeding": {"types"},
     "config": {"types"},
+    "parsing": {"types"},
+    "router_r1": {"types"},
     "algorithms": {"types"},
     "tracking": {"types", "extras", "files"},
     "data": {"types", "extras", "files", "seeding", "config"},
-    "rewards": {"types"},
+    "rewards": {"types", "config", "parsing"},
     "pool": {"types", "extras", "files", "seeding", "config", "data"},
-    "envs": {"types", "config", "seeding", "data", "rewards", "pool"},
+    "envs": {
+        *("types", "config", "seeding", "data", "rewards", "pool"),
+        *("parsing", "router_r1"),
+    },
     "evaluation": {"types", "extras", "files", "data"},
-    "policies": {"types", "config", "data", "evaluation"},
-    "rollout": {"types", "seeding", "pool", "envs", "policies"},
+    "policies": {"types", "config", "seeding", "parsing", "data", "pool", "evaluation"},
+    "rollout": {
+        *("types", "extras", "files", "seeding", "parsing", "pool", "envs", "policies"),
+    },
     "trainers": {
         *("types", "extras", "files", "seeding", "config", "algorithms", "tracking"),
-        *("data", "rewards", "envs", "evaluation", "policies", "rollout"),
+        *("data", "rewards", "envs", "evaluation", "policies", "rollout", "parsing", "pool"),
     },
-    "export": {"types", "files", "config", "data", "policies"},
+    "export": {
+        *("types", "files", "config", "data", "policies", "envs", "rollout"),
+    },
     "router": {"types", "files", "config", "data", "policies", "export"},
+    "text_router": {"types", "envs", "pool", "rollout", "export"},
     "collection": {
         *("types", "extras", "files", "seeding", "config", "data", "rewards", "pool"),
         "evaluation",
     },
+    "text_runs": {
+        *("types", "config", "tracking", "rewards", "pool", "evaluation", "rollout", "trainers"),
+        "export",
+    },
     "runs": {
         *("types", "extras", "files", "config", "tracking", "data"),
-        *("evaluation", "policies", "trainers", "export"),
+        *("evaluation", "policies", "trainers", "export", "text_runs"),
     },
     "cli": {
         *("types", "extras", "config", "data", "pool", "envs", "evaluation", "collection"),
         "runs",
     },
     "__main__": {"cli"},
-    "__init__": {"router"},
+    "__init__": {"router", "text_router"},
 }
 
 HEAVY = (

@@ -11,6 +11,8 @@
 #   SERVED_NAME       the model's name in requests (the folder's)
 #   RLROUTE_VLLM_KEY  the key that requests must carry (none)
 #   SERVER_LOG        where the server's output goes (a temporary file; its end is shown on a fault)
+#   WEIGHTS_FOLDER    serve as a rollout server, whose weights a trainer replaces through this folder
+#                     (COMMAND gets it as RLROUTE_WEIGHTS_FOLDER); it is made where it is not there
 #   MAX_MODEL_LEN (1024)  MAX_NUM_SEQS (16)  KV_CACHE_BYTES (268435456)  THREADS (1)
 #   START_SECONDS     how long the start may take (300)
 #
@@ -39,6 +41,7 @@ port=${PORT:-$("$python" -c "$free_port")}
 if (: < "/dev/tcp/127.0.0.1/$port") 2> /dev/null; then
     fail "port $port is taken; set PORT to another, or leave it out"
 fi
+source=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 scratch=$(mktemp -d)
 log=${SERVER_LOG:-$scratch/server.log}
 server="" command=""
@@ -74,8 +77,13 @@ serve() {
     export VLLM_CACHE_ROOT=$scratch/cache VLLM_CPU_OMP_THREADS_BIND=nobind
     export OMP_NUM_THREADS=${THREADS:-1}
     [[ -z ${RLROUTE_VLLM_KEY:-} ]] || export VLLM_API_KEY=$RLROUTE_VLLM_KEY
+    local module=(vllm.entrypoints.openai.api_server)
+    if [[ -n ${WEIGHTS_FOLDER:-} ]]; then
+        export PYTHONPATH=$source${PYTHONPATH:+:$PYTHONPATH} # vLLM's environment has no rlroute
+        module=(rlroute.rollout.vllm_server --weights-folder "$WEIGHTS_FOLDER" --)
+    fi
     exec $(command -v setpriv > /dev/null && echo setpriv --pdeathsig TERM) \
-        "$python" -m vllm.entrypoints.openai.api_server \
+        "$python" -m "${module[@]}" \
         --model "$checkpoint" --served-model-name "${SERVED_NAME:-$(basename "$checkpoint")}" \
         --host 127.0.0.1 --port "$port" --dtype float32 --enforce-eager \
         --max-model-len "${MAX_MODEL_LEN:-1024}" --max-num-seqs "${MAX_NUM_SEQS:-16}" \
@@ -107,6 +115,7 @@ until is_healthy; do
     sleep 0.5
 done
 export RLROUTE_VLLM_URL=http://127.0.0.1:$port/v1
+[[ -z ${WEIGHTS_FOLDER:-} ]] || export RLROUTE_WEIGHTS_FOLDER=$WEIGHTS_FOLDER
 echo "RLROUTE_VLLM_URL=$RLROUTE_VLLM_URL (healthy after $((SECONDS - began)) s, process $server)"
 
 status=0

@@ -4,7 +4,8 @@ An undefined reward is NaN. It leaves every mean and standard deviation, and its
 with `valid` False beside it, so that no loss sees it.
 
 Sources: GAE (Schulman et al., 2016); GRPO (Shao et al., 2024) and its form without the standard
-deviation (Liu et al., 2025, "Dr. GRPO"); RLOO (Kool et al., 2019; Ahmadian et al., 2024).
+deviation (Liu et al., 2025, "Dr. GRPO"); RLOO (Kool et al., 2019; Ahmadian et al., 2024); terms
+normalised apart (Liu et al., 2026, "GDPO").
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ def compute_gae(
         delta_t = r_t + discount * V_{t+1} - V_t
         A_t     = delta_t + discount * gae_lambda * A_{t+1},    return_t = A_t + V_t
 
-    Episodes fill their row from the left; `valid_BT` is False on padding. A terminated episode has
-    no value behind its last step, a truncated one has `bootstrap_value_B`.
+    `valid_BT` is False on padding, and on what stands between the policy's own steps (a text
+    policy reads replies between the tokens it writes): a valid step's successor is the next valid
+    one, and rewards at other positions are not read. A terminated episode has no value behind its
+    last step, a truncated one has `bootstrap_value_B`.
     """
     adv_BT = torch.zeros_like(reward_BT)
     next_adv_B = torch.zeros_like(bootstrap_value_B)
@@ -73,6 +76,28 @@ def compute_rloo_advantages(reward_NG: Tensor) -> tuple[Tensor, Tensor]:
     adv_NG, valid_NG = compute_group_advantages(reward_NG, scale_by_std=False)
     count_N1 = (~reward_NG.isnan()).sum(dim=1, keepdim=True)
     return adv_NG * (count_N1 / (count_N1 - 1).clamp(min=1)), valid_NG
+
+
+def compute_normalised_sum_advantages(
+    terms_TNG: Tensor, weight_TNG: Tensor, *, epsilon: float = 1e-4
+) -> tuple[Tensor, Tensor]:
+    """Return the weighted sum of advantages of T reward terms [N, G], and where it is defined.
+
+        A_i = sum over terms of weight_i * (term_i - mean(term)) / (std(term) + epsilon)
+
+    Each term is compared within the group by itself, so a term of large spread does not drown one
+    of small spread, and a term that is equal in the whole group moves nothing. A member with an
+    undefined term (NaN) leaves the mean and std of all terms. `weight_TNG` must broadcast. The
+    spread of the sum depends on the weights; `normalise_advantages` can even it out over a batch.
+    """
+    defined_NG = ~terms_TNG.isnan().any(dim=0)
+    terms_TNG = terms_TNG.masked_fill(~defined_NG, torch.nan)
+    adv_RG, valid_RG = compute_group_advantages(
+        terms_TNG.flatten(0, 1), scale_by_std=True, epsilon=epsilon
+    )
+    adv_TNG = adv_RG.reshape(terms_TNG.shape)
+    weighed_TNG = torch.where(defined_NG, weight_TNG * adv_TNG, 0.0)  # weights of holes are unread
+    return weighed_TNG.sum(dim=0), valid_RG.reshape(terms_TNG.shape)[0]
 
 
 def normalise_advantages(adv: Tensor, mean: Tensor, std: Tensor, epsilon: float = 1e-8) -> Tensor:

@@ -63,8 +63,22 @@ def compute_expected_loss(logp_NK: Tensor, reward_NK: Tensor) -> Tensor:
 
 def compute_value_loss(value_N: Tensor, return_N: Tensor, valid_N: Tensor) -> Tensor:
     """Return half the squared error of the critic, summed over valid rows."""
-    error_N = torch.where(valid_N, value_N - return_N, 0.0)  # inside: NaN squared has a gradient
-    return 0.5 * (error_N**2).sum()
+    return compute_clipped_value_loss(value_N, return_N, value_N, valid_N, clip=None)
+
+
+def compute_clipped_value_loss(
+    value: Tensor, returns: Tensor, old_value: Tensor, valid: Tensor, clip: float | None
+) -> Tensor:
+    """Return the critic's loss with its step from the old value clipped, summed where valid.
+
+    loss = 0.5 * max((V - R)^2, (clip(V, V_old - clip, V_old + clip) - R)^2);  None does not clip
+    """
+    plain = torch.where(valid, value - returns, 0.0)  # inside: NaN squared has a gradient
+    if clip is None:
+        return 0.5 * (plain**2).sum()
+    near = old_value + (value - old_value).clamp(-clip, clip)
+    clipped = torch.where(valid, near - returns, 0.0)
+    return 0.5 * torch.max(plain**2, clipped**2).sum()
 
 
 def compute_entropy(logp_NK: Tensor) -> Tensor:

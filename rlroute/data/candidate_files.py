@@ -53,6 +53,7 @@ class ProfileEntry(StrictModel):
     mean_cost_usd: Money
     score: list[Score]
     cost_usd: list[Money]
+    latency_seconds: Money | None = None
 
     def to_profile(self) -> Profile:
         """Return the profile that the entry describes."""
@@ -61,6 +62,7 @@ class ProfileEntry(StrictModel):
             mean_cost_usd=self.mean_cost_usd,
             score_C=np.array(self.score, dtype=np.float32),
             cost_usd_C=np.array(self.cost_usd, dtype=np.float32),
+            latency_seconds=self.latency_seconds,
         )
 
     @model_validator(mode="after")
@@ -158,6 +160,7 @@ def dump_profile(profile: Profile) -> dict[str, Any]:
         "mean_cost_usd": profile.mean_cost_usd,
         "score": profile.score_C.tolist(),
         "cost_usd": profile.cost_usd_C.tolist(),
+        "latency_seconds": profile.latency_seconds,
     }
 
 

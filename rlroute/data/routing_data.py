@@ -109,11 +109,14 @@ def measure_profiles(
             )
         score_Q = train.score_QK[present_Q, k]
         cost_Q = train.cost_usd_QK[present_Q, k]
+        seconds_Q = train.latency_seconds_QK[present_Q, k]
+        timed_Q = seconds_Q[np.isfinite(seconds_Q)]
         profile = Profile(
             mean_score=float(score_Q.mean(dtype=np.float64)),
             mean_cost_usd=float(cost_Q.mean(dtype=np.float64)),
             score_C=average_by_cluster(score_Q, cluster_Q[present_Q], clusters),
             cost_usd_C=average_by_cluster(cost_Q, cluster_Q[present_Q], clusters),
+            latency_seconds=float(timed_Q.mean(dtype=np.float64)) if len(timed_Q) else None,
         )
         profiled.append(dataclasses.replace(candidate, profile=profile))
     return tuple(profiled)

@@ -74,9 +74,44 @@ def write_report(run_folder: Path, result: EvaluationResult, context: ReportCont
 
 def render_report(result: EvaluationResult, context: ReportContext, frontier_png: bytes) -> str:
     """Return the page; everything that comes from tables and recipes is escaped."""
+    learning_png = draw_learning_curve(context.history)
+    page: str = (
+        make_page_environment()
+        .get_template(TEMPLATE)
+        .render(
+            result=result,
+            subject=result.subject,
+            # Operating points with the same cost weight are one setting.
+            settings={point.cost_weight: point for point in result.subject.operating_points},
+            best=result.find_single(result.best_single),
+            policies=comparison.order_policies(result),
+            dearest=comparison.find_dearest(result),
+            sentences=comparison.describe_result(result),
+            candidates={candidate.id: candidate for candidate in context.candidates},
+            context=context,
+            oracle_name=comparison.ORACLE,
+            tasks_shown=TASKS_SHOWN,
+            log_candidates=math.log(len(result.candidate_ids)),
+            pictures={
+                "frontier": embed_png(frontier_png),
+                "tasks": embed_png(draw_selection_by_task(result)),
+                "weights": embed_png(draw_selection_by_weight(result)),
+                "learning": embed_png(learning_png) if learning_png else None,
+            },
+        )
+    )
+    return page
+
+
+def make_page_environment() -> Any:
+    """Return jinja's environment for the pages of this package: escaping, strict, our filters."""
     jinja2 = require("jinja2", "train")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(read_template),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(
         number=comparison.format_number,
@@ -87,30 +122,13 @@ def render_report(result: EvaluationResult, context: ReportContext, frontier_png
         judge=comparison.judge,
         saved=format_saved,
     )
-    source = importlib.resources.files("rlroute.evaluation").joinpath(TEMPLATE)
-    learning_png = draw_learning_curve(context.history)
-    page: str = environment.from_string(source.read_text(encoding="utf-8")).render(
-        result=result,
-        subject=result.subject,
-        # Operating points with the same cost weight are one setting.
-        settings={point.cost_weight: point for point in result.subject.operating_points},
-        best=result.find_single(result.best_single),
-        policies=comparison.order_policies(result),
-        dearest=comparison.find_dearest(result),
-        sentences=comparison.describe_result(result),
-        candidates={candidate.id: candidate for candidate in context.candidates},
-        context=context,
-        oracle_name=comparison.ORACLE,
-        tasks_shown=TASKS_SHOWN,
-        log_candidates=math.log(len(result.candidate_ids)),
-        pictures={
-            "frontier": embed_png(frontier_png),
-            "tasks": embed_png(draw_selection_by_task(result)),
-            "weights": embed_png(draw_selection_by_weight(result)),
-            "learning": embed_png(learning_png) if learning_png else None,
-        },
-    )
-    return page
+    return environment
+
+
+def read_template(name: str) -> str:
+    """Return a template that stands beside this module."""
+    source = importlib.resources.files("rlroute.evaluation").joinpath(name)
+    return source.read_text(encoding="utf-8")
 
 
 def embed_png(png: bytes) -> str:

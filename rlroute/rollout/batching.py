@@ -1,17 +1,26 @@
-"""From trajectories to the arrays of a `Batch`: the only place that pads and masks episodes.
+"""From trajectories to arrays and rows of tokens: the only place that pads and masks episodes.
 
 The rows of a failed episode keep their observations and decisions; its reward terms become
-undefined (NaN) on every step, so nothing of it is learnt from.
+undefined (NaN) on every step of a `Batch`, so nothing of it is learnt from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from rlroute.rollout.plan import EpisodePlan
-from rlroute.types import Batch, Decision, FloatArray, Observation, Trajectory
+from rlroute.types import (
+    Batch,
+    Decision,
+    FloatArray,
+    Observation,
+    TextDecision,
+    TextObservation,
+    Trajectory,
+)
 
 
 def build_batch(
@@ -71,3 +80,39 @@ def read_term(trajectory: Trajectory[Observation, Decision], name: str) -> Float
     if trajectory.failure is not None:
         values = [None] * len(values)
     return np.array([np.nan if value is None else value for value in values], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """A text episode as one row of tokens, exactly as they were sampled and read.
+
+    Over `completion_ids`: `policy_mask` is 1 at the policy's tokens and 0 at the environment's,
+    `logps` are those of the sampling, 0.0 at the environment's tokens. `policy_version_min` is the
+    oldest version of the weights that wrote a part of it.
+    """
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    policy_mask: tuple[int, ...]
+    logps: tuple[float, ...]
+    policy_version_min: int
+
+
+def flatten_tokens(trajectory: Trajectory[TextObservation, TextDecision]) -> TokenRow:
+    """Join the turns of an episode; an observation after the last decision is not part of it."""
+    decisions = [step.decision for step in trajectory.transitions]
+    completion_ids: list[int] = []
+    policy_mask: list[int] = []
+    logps: list[float] = []
+    for turn, decision in enumerate(decisions):
+        environment_ids = decision.environment_ids if turn > 0 else ()
+        completion_ids += [*environment_ids, *decision.token_ids]
+        policy_mask += [0] * len(environment_ids) + [1] * len(decision.token_ids)
+        logps += [*[0.0] * len(environment_ids), *decision.logps]
+    return TokenRow(
+        prompt_ids=decisions[0].environment_ids,
+        completion_ids=tuple(completion_ids),
+        policy_mask=tuple(policy_mask),
+        logps=tuple(logps),
+        policy_version_min=min(decision.policy_version for decision in decisions),
+    )

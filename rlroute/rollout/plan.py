@@ -35,7 +35,10 @@ class EpisodePlan:
         if groups % parts:
             raise ValueError(f"{groups} groups cannot be shared out to {parts} processes")
         size = len(self.group_B) // parts
-        chosen = slice(part * size, (part + 1) * size)
+        return self.select_rows(slice(part * size, (part + 1) * size))
+
+    def select_rows(self, chosen: slice) -> EpisodePlan:
+        """Return some of the episodes, in order."""
         return EpisodePlan(
             self.query_index_B[chosen],
             self.episode_seed_B[chosen],

@@ -17,7 +17,6 @@ It leaves out text policies and shapes whose replies wait.
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,7 +52,7 @@ from rlroute.trainers.metrics import describe_decisions, describe_episodes, summ
 from rlroute.trainers.recipe import ExpectedGradientConfig, OptimiserConfig, Recipe
 from rlroute.trainers.run_folder import (
     CHECKPOINTS_FOLDER,
-    RECIPE_FILE,
+    clear_folder,
     make_scorer_config,
     read_run,
     save_best,
@@ -149,24 +148,6 @@ def check_processes(recipe: Recipe, processes: int) -> None:
             f"algorithm: {groups} groups of {recipe.algorithm.group_size} cannot be shared out "
             f"equally to {processes} processes"
         )
-
-
-def clear_folder(folder: Path, *, overwrite: bool) -> None:
-    """Make sure that no other run lies in the folder.
-
-    Raises:
-        RLRouteError: one does and `overwrite` is not given, or the folder holds something else.
-    """
-    if not folder.exists() or not any(folder.iterdir()):
-        return
-    if not (folder / RECIPE_FILE).exists():
-        raise RLRouteError(f"{folder}: holds files that are no run; choose another --run-folder")
-    if not overwrite:
-        raise RLRouteError(
-            f"{folder}: a run lies here; go on with --resume {folder}, replace it with "
-            f"--overwrite, or choose another --run-folder"
-        )
-    shutil.rmtree(folder)
 
 
 def write_run(recipe: Recipe, folder: Path, accelerator: Any, command: str) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -62,6 +63,24 @@ class Run:
     recipe: Recipe
     facts: dict[str, Any]
     prepared: PreparedTable
+
+
+def clear_folder(folder: Path, *, overwrite: bool) -> None:
+    """Make sure that no other run lies in the folder.
+
+    Raises:
+        RLRouteError: one does and `overwrite` is not given, or the folder holds something else.
+    """
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / RECIPE_FILE).exists():
+        raise RLRouteError(f"{folder}: holds files that are no run; choose another --run-folder")
+    if not overwrite:
+        raise RLRouteError(
+            f"{folder}: a run lies here; go on with --resume {folder}, replace it with "
+            f"--overwrite, or choose another --run-folder"
+        )
+    shutil.rmtree(folder)
 
 
 def start_run_folder(

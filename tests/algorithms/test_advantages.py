@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 from rlroute.algorithms.advantages import (
     compute_gae,
     compute_group_advantages,
+    compute_normalised_sum_advantages,
     compute_rloo_advantages,
     normalise_advantages,
 )
@@ -63,6 +64,47 @@ def test_padding_changes_nothing_and_gets_nothing():
     torch.testing.assert_close(padded_return[:, :2], short_return)
     assert padded[0, 2] == 0
     assert padded_return[0, 2] == 0
+
+
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.5, 0.95, 1.0])
+@pytest.mark.parametrize("discount", [0.9, 1.0])
+@pytest.mark.parametrize("terminated", [True, False])
+def test_environment_tokens_between_policy_tokens_are_skipped_as_one_transition(
+    gae_lambda, discount, terminated
+):
+    options = {"terminated": terminated, "bootstrap": 3.0}
+    options |= {"discount": discount, "gae_lambda": gae_lambda}
+    compact, compact_return = gae([0.25, 1.0], [0.5, 0.75], **options)
+    for junk in (77.0, NAN):
+        holed, holed_return = gae(
+            [0.25, junk, 1.0], [0.5, junk, 0.75], [True, False, True], **options
+        )
+        torch.testing.assert_close(holed[:, [0, 2]], compact)
+        torch.testing.assert_close(holed_return[:, [0, 2]], compact_return)
+        assert holed[0, 1] == 0
+
+
+def test_a_mask_of_one_zero_one_in_numbers():
+    # last step: 1 - .75 = .25; first: .25 + .9 * .75 - .5 + .9 * .8 * .25 = .605
+    adv_BT, return_BT = gae([0.25, 9.0, 1.0], [0.5, 9.0, 0.75], [True, False, True])
+    torch.testing.assert_close(adv_BT, torch.tensor([[0.605, 0.0, 0.25]]))
+    torch.testing.assert_close(return_BT[:, [0, 2]], torch.tensor([[1.105, 1.0]]))
+
+
+@given(
+    reward_T=arrays(np.float64, 9, elements=st.floats(-5, 5)),
+    value_T=arrays(np.float64, 9, elements=st.floats(-5, 5)),
+    valid_T=arrays(np.bool_, 9),
+    gae_lambda=st.floats(0, 1),
+)
+def test_gae_over_any_mask_is_that_of_the_compacted_row(reward_T, value_T, valid_T, gae_lambda):
+    if not valid_T.any():
+        return
+    options = {"terminated": False, "bootstrap": 0.5, "gae_lambda": gae_lambda}
+    whole, _ = gae(reward_T.tolist(), value_T.tolist(), valid_T.tolist(), **options)
+    compact, _ = gae(reward_T[valid_T].tolist(), value_T[valid_T].tolist(), **options)
+    torch.testing.assert_close(whole[:, torch.from_numpy(valid_T)], compact)
+    assert (whole[:, torch.from_numpy(~valid_T)] == 0).all()
 
 
 def test_lambda_one_without_discount_gives_the_return_to_go():
@@ -144,6 +186,78 @@ def test_a_constant_added_to_all_rewards_of_a_group_changes_no_advantage(shift):
         lambda value: compute_rloo_advantages(value)[0],
     ):
         torch.testing.assert_close(compute(reward_NG), compute(reward_NG + shift))
+
+
+def test_terms_normalised_apart_add_up_by_their_weights():
+    # (1, 2, 3): mean 2, std 1;  (0, 0, 6): mean 2, std sqrt(12)
+    terms_TNG = torch.tensor([[[1.0, 2.0, 3.0]], [[0.0, 0.0, 6.0]]]).double()
+    weight_TNG = torch.tensor([[[0.4]], [[0.6]]]).double()
+    adv_NG, valid_NG = compute_normalised_sum_advantages(terms_TNG, weight_TNG, epsilon=0.0)
+    small = -2 / math.sqrt(12) * 0.6
+    expected = torch.tensor([[-0.4 + small, small, 0.4 - 2 * small]]).double()
+    torch.testing.assert_close(adv_NG, expected)
+    assert valid_NG.all()
+
+
+def test_one_normalised_term_is_the_scaled_group_advantage():
+    reward_NG = torch.tensor([[1.0, 0.4, 0.0, -1.0], [1.0, NAN, 0.0, 0.0]])
+    alone, valid_NG = compute_normalised_sum_advantages(reward_NG[None], torch.ones(1, 1, 1))
+    scaled, expected_NG = compute_group_advantages(reward_NG, scale_by_std=True)
+    torch.testing.assert_close(alone, scaled)
+    assert torch.equal(valid_NG, expected_NG)
+
+
+def test_a_term_that_is_equal_in_the_group_moves_nothing():
+    outcome_NG = torch.tensor([[1.0, 0.0, 1.0]])
+    terms_TNG = torch.stack([outcome_NG, torch.full((1, 3), 0.5)])
+    both, _ = compute_normalised_sum_advantages(terms_TNG, torch.ones(2, 1, 1))
+    alone, _ = compute_normalised_sum_advantages(outcome_NG[None], torch.ones(1, 1, 1))
+    torch.testing.assert_close(both, alone)
+
+
+def test_a_group_with_fewer_than_two_whole_members_is_undefined():
+    terms_TNG = torch.tensor([[[1.0, 2.0, NAN]], [[0.0, NAN, 1.0]]])
+    adv_NG, valid_NG = compute_normalised_sum_advantages(terms_TNG, torch.ones(2, 1, 1))
+    assert adv_NG.tolist() == [[0, 0, 0]]
+    assert not valid_NG.any()
+
+
+@given(
+    terms_TNG=arrays(np.float32, (2, 3, 4), elements=st.floats(-3, 3, width=32)),
+    weight_TNG=arrays(np.float32, (2, 3, 4), elements=st.floats(0, 1, width=32)),
+    hole=st.tuples(st.integers(0, 1), st.integers(0, 3)),
+    junk=st.floats(-9, 9, width=32),
+)
+def test_a_dropped_member_changes_nothing_for_the_others(terms_TNG, weight_TNG, hole, junk):
+    term, member = hole
+    terms_TNG, weight_TNG = (torch.from_numpy(array).double() for array in (terms_TNG, weight_TNG))
+    others = [index for index in range(4) if index != member]
+    expected, _ = compute_normalised_sum_advantages(terms_TNG[..., others], weight_TNG[..., others])
+    terms_TNG[1 - term, :, member] = junk
+    terms_TNG[term, :, member] = NAN
+    weight_TNG[..., member] = NAN
+    adv_NG, valid_NG = compute_normalised_sum_advantages(terms_TNG, weight_TNG)
+    torch.testing.assert_close(adv_NG[:, others], expected)
+    assert (adv_NG[:, member] == 0).all()
+    assert not valid_NG[:, member].any()
+    assert valid_NG[:, others].all()
+
+
+@given(
+    outcome_NG=arrays(np.float64, (2, 4), elements=st.sampled_from([0.0, 0.25, 0.5, 1.0])),
+    cost_NG=arrays(np.float64, (2, 4), elements=st.sampled_from([0.0, 0.125, 0.75, 1.0])),
+    factor=st.floats(0.01, 100),
+    shift=st.floats(-10, 10),
+)
+def test_the_unit_and_the_zero_of_a_term_do_not_matter(outcome_NG, cost_NG, factor, shift):
+    weight_TNG = torch.tensor([0.4, 0.6]).double().reshape(2, 1, 1)
+    plain, moved = (
+        compute_normalised_sum_advantages(
+            torch.from_numpy(np.stack([outcome_NG, cost])), weight_TNG, epsilon=1e-9
+        )[0]
+        for cost in (cost_NG, factor * cost_NG + shift)
+    )
+    torch.testing.assert_close(plain, moved, atol=1e-4, rtol=0)
 
 
 def test_normalisation_takes_the_statistics_it_is_given():

@@ -35,6 +35,7 @@ def profiles(draw: st.DrawFn) -> Profile:
         draw(money),
         np.array(draw(st.lists(score_32, min_size=clusters, max_size=clusters)), np.float32),
         np.array(draw(st.lists(money_32, min_size=clusters, max_size=clusters)), np.float32),
+        draw(st.none() | money),
     )
 
 
@@ -66,6 +67,7 @@ def describe(candidate: Candidate) -> tuple[Any, ...]:
         profile.score_C.tobytes(),
         profile.cost_usd_C.dtype,
         profile.cost_usd_C.tobytes(),
+        profile.latency_seconds,
     )
     return (
         candidate.id,

@@ -48,6 +48,16 @@ def test_profiles_are_measured_on_the_train_split_and_skip_holes(tiny_data):
     assert (large.mean_cost_usd, tool.mean_cost_usd) == pytest.approx((0.004, 0.0))
 
 
+def test_the_latency_of_a_profile_is_the_mean_of_what_was_measured(tiny_table):
+    train = tiny_table.select_split("train")
+    seconds_QK = train.latency_seconds_QK.copy()
+    seconds_QK[:2, 0] = 1.0, 2.0
+    timed = dataclasses.replace(train, latency_seconds_QK=seconds_QK)
+    features_QF = np.eye(len(train.queries), dtype=np.float32)
+    profiles = [item.profile for item in measure_profiles(timed, features_QF, features_QF[:1])]
+    assert [profile.latency_seconds for profile in profiles] == [1.5, None, None]
+
+
 def test_means_of_clusters_are_shrunk_as_far_as_chance_explains_them():
     # cluster means 0.75 and 0.25 (n = 4 each), mean 0.5; within = (0.75 + 0.75) / 6 = 0.25,
     # mean square between = 8 * 0.0625 / 1 = 0.5, between = (0.5 - 0.25) / 4 = 0.0625,

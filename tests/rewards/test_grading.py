@@ -12,12 +12,19 @@ from rlroute.rewards.grading import (
     grade_exact,
     grade_f1,
     grade_numeric,
+    grade_squad_exact,
+    grade_squad_f1,
     normalise_answer,
+    normalise_squad_answer,
     read_choice,
     read_number,
 )
 
-GOLD = {"exact": "The Eiffel Tower", "f1": "The Eiffel Tower", "numeric": "-1,234.5", "choice": "B"}
+GOLD = {
+    **dict.fromkeys(("exact", "f1", "squad_exact", "squad_f1"), "The Eiffel Tower"),
+    "numeric": "-1,234.5",
+    "choice": "B",
+}
 
 
 @pytest.mark.parametrize("name", GRADES)
@@ -30,7 +37,7 @@ def test_gold_scores_one_and_empty_zero(name: str) -> None:
 
 @given(reference=st.text().filter(str.strip), answer=st.text())
 def test_grades_lie_in_the_unit_interval_and_gold_is_best(reference: str, answer: str) -> None:
-    for grade in (grade_exact, grade_f1):
+    for grade in (grade_exact, grade_f1, grade_squad_exact, grade_squad_f1):
         assert grade(reference, [reference]) == pytest.approx(1.0)
         assert 0.0 <= grade(answer, [reference]) <= 1.0
     for grade in (grade_numeric, grade_choice):
@@ -96,3 +103,45 @@ def test_whole_numbers_are_compared_exactly_and_others_nearly() -> None:
 )
 def test_the_chosen_letter_is_read(text: str, letter: str | None) -> None:
     assert read_choice(text) == letter
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "exact", "f1"),
+    [
+        ("The Paris.", "paris", 1, 1.0),
+        ("Paris, France", "Paris", 0, 0.6667),
+        ("U.S.A.", "USA", 1, 1.0),
+        ("twenty-one", "twenty one", 0, 0.0),
+        ("Beyonc\u00e9", "Beyonce", 0, 0.0),
+        ("the city of Paris", "Paris France", 0, 0.4),
+        ("New York City", "New York", 0, 0.8),
+        ("a b c", "c b a d", 0, 0.8),
+        ("yes", "no", 0, 0.0),
+        ("yes it is", "yes", 0, 0.0),
+        ("no", "No.", 1, 1.0),
+        ("", "Paris", 0, 0.0),
+        ("Barack Hussein Obama", "Barack Obama", 0, 0.8),
+        ("1990s", "1990", 0, 0.0),
+        ("an apple and a pear", "apple and pear", 1, 1.0),
+        ("paris paris", "paris", 0, 0.6667),
+    ],
+    ids=[f"M{number}" for number in range(1, 17)],
+)
+def test_squad_grades_equal_router_r1s(answer: str, reference: str, exact: int, f1: float) -> None:
+    assert grade_squad_exact(answer, [reference]) == exact
+    assert grade_squad_f1(answer, [reference]) == pytest.approx(f1, abs=5e-5)
+
+
+def test_the_two_normalisations_differ_in_what_punctuation_becomes() -> None:
+    assert (normalise_answer("twenty-one"), normalise_squad_answer("twenty-one")) == (
+        "twenty one",
+        "twentyone",
+    )
+    assert (grade_f1("twenty-one", ["twenty one"]), grade_f1("yes it is", ["yes"])) == (1.0, 0.5)
+    assert normalise_squad_answer("The") == "the"
+    assert grade_squad_exact("", ["The"]) == 0.0
+
+
+def test_the_best_reference_counts_and_a_closed_answer_among_them_blocks_no_other() -> None:
+    assert grade_squad_exact("big apple", ["New York", "the Big Apple"]) == 1.0
+    assert grade_squad_f1("New York City", ["no", "New York", "NYC"]) == pytest.approx(0.8)

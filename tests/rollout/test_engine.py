@@ -13,7 +13,7 @@ from rlroute.envs.base import Step
 from rlroute.envs.single_turn import CostWeightConfig, SingleTurn, build_reward_stack
 from rlroute.policies.decision import Decisions
 from rlroute.pool.recorded import RecordedPool
-from rlroute.rollout.engine import run_episode, run_plan
+from rlroute.rollout.engine import FeatureAgent, run_episode, run_plan
 from rlroute.rollout.plan import EpisodePlan, plan_episodes
 from rlroute.types import Call, FailureKind, Observation, Query, Reply
 
@@ -86,11 +86,10 @@ def test_an_episode_is_recorded_from_observation_to_reward_terms(tiny_data):
     trajectory = asyncio.run(
         run_episode(
             SingleTurn(tiny_data, WEIGHTS),
-            Scripted([1]),
+            FeatureAgent(Scripted([1]), action_seed=0),
             RecordedPool(tiny_data.table),
             query,
             episode_seed=10,
-            action_seed=0,
         )
     )
     (step,) = trajectory.transitions

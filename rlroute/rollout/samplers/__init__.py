@@ -1,0 +1,1 @@
+"""Samplers: what continues token ids with a language model, behind one interface."""
