@@ -80,7 +80,7 @@ def test_a_tiny_model_learns_whom_to_ask(rows_by_algorithm, optimum, algorithm):
 def test_each_relation_is_asked_of_who_is_best_for_it(rows_by_algorithm, algorithm):
     rows = rows_by_algorithm[algorithm]
     small = "selection/share/small"
-    assert average(rows[-10:], small) < 0.5 * average(rows[1:4], small)
+    assert average(rows[-10:], small) < 0.85 * average(rows[1:4], small)
 
 
 def test_the_value_head_explains_returns(rows_by_algorithm):
