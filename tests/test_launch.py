@@ -20,16 +20,21 @@ import pytest
 import yaml
 from launching import find_free_port
 
-from rlroute.config import apply_override, parse_config
+from rlroute.config import apply_override, load_config, parse_config
 from rlroute.pool.open import list_candidates
 from rlroute.pool.pool_file import load_pool
-from rlroute.types import Prices
+from rlroute.trainers.text_recipe import PretrainedConfig, TextRecipe, VllmSamplerConfig
+from rlroute.types import Prices, RLRouteError
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "launch"
 CONFIGS = sorted((LAUNCH / "accelerate").glob("*.yaml"))
-SCRIPTS = [LAUNCH / "slurm" / "train_with_rollouts.sbatch", LAUNCH / "vllm" / "serve_cpu.sh"]
-TEXTS = [LAUNCH / "README.md", SCRIPTS[0]]
+RECIPES = ROOT / "recipes" / "multi_round"
+LARGE = sorted(RECIPES.glob("*-3b_*.yaml"))  # those that need a rollout server on GPUs
+SLURM = LAUNCH / "slurm" / "train_with_rollouts.sbatch"
+SERVERS = [LAUNCH / "vllm" / "serve_cpu.sh", LAUNCH / "vllm" / "serve_rollout.sh"]
+SCRIPTS = [SLURM, *SERVERS]
+TEXTS = [LAUNCH / "README.md", LAUNCH / "vllm" / "README.md", SLURM]
 PLUGIN_SECTIONS = {"deepspeed_config": "", "fsdp_config": "fsdp_"}
 
 
@@ -130,14 +135,14 @@ def test_accelerate_makes_the_second_fsdp_of_its_file(monkeypatch: pytest.Monkey
 def test_every_file_and_module_that_is_named_exists(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     named = set(re.findall(r"(?<![\w/.])(?:launch|recipes|tests|rlroute)/[\w./-]*\w", text))
-    named |= {f"launch/{target}" for target in re.findall(r"\]\(((?!http)[^)#]+)\)", text)}
     named |= {f"launch/accelerate/{name}" for name in re.findall(r"`?C/(\w+\.yaml)", text)}
     named |= {f"launch/accelerate/{name}" for name in re.findall(r"`(\w+\.yaml)`", text)}
-    assert any(name.startswith("launch/accelerate/") for name in named)
-    missing = sorted(name for name in named if not (ROOT / name).exists())
-    assert not missing
+    found = [ROOT / name for name in named]
+    found += [path.parent / name for name in re.findall(r"\]\(((?!http)[^)#]+)\)", text)]
+    assert found
+    assert not [name for name in found if not name.exists()]
     modules = set(re.findall(r"-m (rlroute[\w.]*|accelerate[\w.]+)", text))
-    assert "rlroute" in modules
+    assert "rlroute" in modules or "accelerate" not in text
     assert all(importlib.util.find_spec(module) for module in modules), modules
 
 
@@ -150,13 +155,122 @@ def test_every_subcommand_and_option_that_is_named_exists() -> None:
     known = set(getattr(commands, "commands", {}))
     for path in TEXTS:
         text = path.read_text(encoding="utf-8")
-        assert set(re.findall(r"(?:`|-m )rlroute ([a-z]+)", text)) <= known
+        assert set(re.findall(r"(?:`|-m |-- )rlroute ([a-z]+)", text)) <= known
     launch = pytest.importorskip("accelerate.commands.launch")
     arguments = set(vars(launch.launch_command_parser().parse_args(["script.py"])))
     for path in TEXTS:
         text = path.read_text(encoding="utf-8")
         used = set(re.findall(r"--((?:config|num|machine|main)_\w+)", text))
         assert used <= arguments, used - arguments
+
+
+def list_commands(path: Path) -> list[str]:
+    """Return the commands that a text shows: in backticks, indented, and in fenced blocks."""
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    spans = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    spans += re.findall(r"(?:^ {4}.*\n)+", text, re.MULTILINE)
+    lines = [line for span in spans for line in span.splitlines()]
+    plain = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    return lines + [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", plain)]
+
+
+def list_overrides(command: str) -> list[str]:
+    """Return the words of a command that override a setting of a multi-round recipe."""
+    fields = "|".join(TextRecipe.model_fields)
+    words = re.findall(rf"(?:^|[\s'])((?:{fields})(?:\.\w+)*=(?:\{{.*?\}}|[^\s']+))", command)
+    return [word for word in words if "$" not in word]
+
+
+@pytest.mark.parametrize(
+    "path", [TEXTS[0], RECIPES / "README.md"], ids=lambda path: path.parent.name
+)
+def test_every_override_that_a_text_shows_is_a_setting(path: Path) -> None:
+    shown = [(command, list_overrides(command)) for command in list_commands(path)]
+    shown = [(command, overrides) for command, overrides in shown if overrides]
+    assert shown
+    for command, overrides in shown:
+        named = re.search(r"recipes/multi_round/[\w.-]+_(?:grpo|ppo)\.yaml", command)
+        recipes = [ROOT / named[0]] if named else sorted(RECIPES.glob("*_*po.yaml"))
+        assert any(is_accepted(recipe, overrides) for recipe in recipes), command
+
+
+def is_accepted(recipe: Path, overrides: list[str]) -> bool:
+    """Say whether a recipe knows the settings."""
+    try:
+        load_config(TextRecipe, recipe, overrides)
+    except RLRouteError:
+        return False
+    return True
+
+
+def test_the_overrides_of_the_commands_are_found() -> None:
+    command = "`C/a.yaml -m rlroute train R policy.lora.rank=16 'rollout.sampler={kind: vllm}' a=b`"
+    assert list_overrides(command) == ["policy.lora.rank=16", "rollout.sampler={kind: vllm}"]
+    found = {word for one in list_commands(TEXTS[0]) for word in list_overrides(one)}
+    assert {"algorithm.micro_batch=16", "rollout.sampler.sync=folder"} <= found
+
+
+def test_the_episodes_of_every_command_for_several_processes_can_be_shared_out() -> None:
+    pytest.importorskip("trl", reason="the extra `text` is absent")
+    from rlroute.trainers.text_run import check_shares
+
+    commands = list_commands(TEXTS[0]) + [
+        command for path in LARGE for command in read_header(path)
+    ]
+    shown = [command for command in commands if re.search(r"--num_processes \d.* train", command)]
+    assert len(shown) >= 4 + len(LARGE)
+    for command in shown:
+        processes = int(re.findall(r"--num_processes (\d+)", command)[0])
+        named = re.search(r"recipes/multi_round/[\w.-]+\.yaml", command)
+        for recipe in [ROOT / named[0]] if named else LARGE:
+            check_shares(load_config(TextRecipe, recipe, list_overrides(command)), processes)
+
+
+def split_settings(command: str, program: str) -> dict[str, str]:
+    """Return the environment variables that stand before a program in a command."""
+    return dict(re.findall(r"(\w+)=(\S+)", command.partition(program)[0]))
+
+
+def test_what_is_set_for_a_start_script_is_read_by_it() -> None:
+    commands = [command for path in TEXTS for command in list_commands(path)]
+    commands += [command for path in LARGE for command in read_header(path)]
+    for script in SERVERS:
+        program = f"launch/vllm/{script.name}"
+        own = [split_settings(command, program) for command in commands if program in command]
+        names = {name for settings in own for name in settings} - {"CUDA_VISIBLE_DEVICES"}
+        assert len(names) >= 2, own
+        code = script.read_text(encoding="utf-8")
+        assert not [name for name in names if f"${{{name}:-" not in code]
+
+
+# --- the headers of the recipes that take eight GPUs ----------------------------------------------
+
+
+def read_header(path: Path) -> list[str]:
+    """Return the commands of a recipe's header, each in one line."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    header = "\n".join(line[1:].strip() for line in lines if line.startswith("#"))
+    block = header.partition("Command:")[2].partition("Hardware:")[0].replace("\\\n", " ")
+    return [" ".join(line.split()) for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("path", LARGE, ids=lambda path: path.stem)
+def test_the_header_serves_what_the_recipe_needs_on_gpus_of_its_own(path: Path) -> None:
+    recipe = load_config(TextRecipe, path)
+    serve, _, train = read_header(path)
+    served = split_settings(serve, "launch/vllm/serve_rollout.sh")
+    serving = served["CUDA_VISIBLE_DEVICES"].split(",")
+    training = split_settings(train, "accelerate")["CUDA_VISIBLE_DEVICES"].split(",")
+    assert isinstance(recipe.policy.base, PretrainedConfig)
+    assert serve.endswith(f"launch/vllm/serve_rollout.sh {recipe.policy.base.model}")
+    assert int(served["MAX_MODEL_LEN"]) >= recipe.rollout.context_tokens
+    assert int(served["DATA_PARALLEL"]) == len(serving) == 4
+    assert f"--num_processes {len(training)} " in train
+    assert len({*serving, *training}) == 8
+    assert train.endswith(f"recipes/multi_round/{path.name}")
+    config = re.search(r"--config_file (\S+)", train)
+    assert config is not None
+    assert ROOT / config[1] in CONFIGS
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
@@ -236,7 +350,7 @@ def play(tmp_path: Path) -> Any:
 
     def run(*words: str, kill: int = 0, **changes: str) -> tuple[int, str]:
         job = subprocess.Popen(
-            ["bash", str(SCRIPTS[0]), *words],
+            ["bash", str(SLURM), *words],
             env=settings | changes,
             cwd=ROOT,
             stdout=subprocess.PIPE,
@@ -298,11 +412,10 @@ def test_the_job_serves_on_the_last_node_trains_on_the_others_and_ends_all(
 @pytest.mark.slow
 @pytest.mark.parametrize("sync", ["nccl", "folder"])
 def test_what_the_job_sets_are_settings_of_the_recipe(play: Any, tmp_path: Path, sync: str) -> None:
-    text_recipe = pytest.importorskip("rlroute.trainers.text_recipe")
     assert play(RECIPE, SYNC=sync)[0] == 0
     data = read_overrides(read_words(tmp_path / "trainer"))
-    sampler = parse_config(text_recipe.VllmSamplerConfig, data["rollout"]["sampler"], "script")
-    base = parse_config(text_recipe.PretrainedConfig, data["policy"]["base"], "script")
+    sampler = parse_config(VllmSamplerConfig, data["rollout"]["sampler"], "script")
+    base = parse_config(PretrainedConfig, data["policy"]["base"], "script")
     assert (sampler.sync, base.model) == (sync, "some/model")
     server = read_words(tmp_path / "server")
     assert server[server.index("--served-model-name") + 1] == sampler.served_model
@@ -358,9 +471,8 @@ UNSEEN_PRICES = {"Palmyra-Creative-122B": 1.80, "LLaMA3-ChatQA-1.5-8B": 0.18}
 
 
 def test_the_pools_of_router_r1_have_its_names_and_prices() -> None:
-    folder = ROOT / "recipes" / "multi_round"
-    pool = load_pool(folder / "router_r1_pool.yaml")
-    unseen = load_pool(folder / "router_r1_unseen.yaml")
+    pool = load_pool(RECIPES / "router_r1_pool.yaml")
+    unseen = load_pool(RECIPES / "router_r1_unseen.yaml")
     trained, wider = list_candidates(pool), list_candidates(unseen)
     stated = {name: Prices(price, price) for name, price in OUTPUT_PRICES.items()}
     assert {name: candidate.prices for name, candidate in trained.items()} == stated

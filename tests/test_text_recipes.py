@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,30 @@ def test_shares_that_do_not_come_out_are_refused_before_anything_is_written(tmp_
     assert done.returncode == 2
     assert "must be a multiple of micro_batch x minibatches" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_run_as_written(tmp_path):
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"```sh\npip install .*?\n(.*?)```", text, re.DOTALL)
+    commands = block[1]
+    short = ["updates=1", "warm_start.episodes=128", "warm_start.epochs=1", "questions.test=8"]
+    short += ["validation.questions=8", "algorithm.episodes=16", "algorithm.micro_batch=16"]
+    short += ["algorithm.minibatches=1"]
+    assert TINY.name in commands
+    commands = commands.replace(TINY.name, " ".join([TINY.name, *short]), 1)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", "-ec", commands],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "runs" / "tiny" / "report.html").exists()
 
 
 def test_a_missing_text_extra_is_named(tmp_path):

@@ -126,6 +126,24 @@ class RolloutServer:
                 "rlroute.rollout.vllm_server, or with --logprobs-mode processed_logprobs"
             )
 
+    def check_context(self, served_model: str, context_tokens: int) -> None:
+        """Make sure that the server takes episodes of `context_tokens`.
+
+        Raises:
+            RLRouteError: it was started for shorter ones, or serves no model of that name.
+        """
+        cards = {card["id"]: card for card in self._request("GET", "/v1/models")["data"]}
+        if served_model not in cards:
+            raise RLRouteError(
+                f"{self.url}: serves no model '{served_model}' (it serves {', '.join(cards)})"
+            )
+        longest = int(cards[served_model]["max_model_len"])
+        if longest < context_tokens:
+            raise RLRouteError(
+                f"{self.url}: the server's max_model_len ({longest}) is below the recipe's "
+                f"rollout.context_tokens ({context_tokens}); start the server with a larger one"
+            )
+
     def close(self) -> None:
         """Close the connection."""
         self._client.close()

@@ -17,7 +17,11 @@ from rlroute.rollout.samplers.base import Sampler
 from rlroute.rollout.samplers.transformers import TransformersSampler
 from rlroute.rollout.samplers.vllm import VllmSampler
 from rlroute.rollout.weight_sync import FolderSync, NcclSync, WeightSync, check_agreement
-from rlroute.trainers.text_recipe import TransformersSamplerConfig, VllmSamplerConfig
+from rlroute.trainers.text_recipe import (
+    RolloutConfig,
+    TransformersSamplerConfig,
+    VllmSamplerConfig,
+)
 
 PROBE_TOKENS = 64
 
@@ -57,7 +61,15 @@ class LocalPolicy:
 class ServedPolicy:
     """A vLLM server generates; it gets the weights once per update, and a probe proves it."""
 
-    def __init__(self, config: VllmSamplerConfig, tokenizer: Any, probe: str, *, rank: int) -> None:
+    def __init__(
+        self,
+        config: VllmSamplerConfig,
+        tokenizer: Any,
+        probe: str,
+        *,
+        context_tokens: int,
+        rank: int,
+    ) -> None:
         self.config, self.rank = config, rank
         self.sampler = VllmSampler(
             config.url,
@@ -68,6 +80,7 @@ class ServedPolicy:
             timeout_seconds=config.timeout_seconds,
         )
         self.server = RolloutServer(config.url, api_key_env=config.api_key_env)
+        self.server.check_context(config.served_model, context_tokens)
         self.probe_ids = list(tokenizer.encode(probe))[:PROBE_TOKENS]
         self.server.check_logprobs_mode(self.probe_ids)
         self.sync: WeightSync
@@ -115,18 +128,15 @@ class ServedPolicy:
 
 
 def make_access(
-    config: TransformersSamplerConfig | VllmSamplerConfig,
-    model: Any,
-    tokenizer: Any,
-    probe: str,
-    *,
-    rank: int,
+    config: RolloutConfig, model: Any, tokenizer: Any, probe: str, *, rank: int
 ) -> PolicyAccess:
     """Return what the recipe's sampler needs; `probe` is text that the policy may well meet.
 
     Raises:
         RLRouteError: the server cannot be reached or is not set up for rollouts.
     """
-    if isinstance(config, VllmSamplerConfig):
-        return ServedPolicy(config, tokenizer, probe, rank=rank)
-    return LocalPolicy(config, model, tokenizer)
+    if isinstance(config.sampler, VllmSamplerConfig):
+        return ServedPolicy(
+            config.sampler, tokenizer, probe, context_tokens=config.context_tokens, rank=rank
+        )
+    return LocalPolicy(config.sampler, model, tokenizer)

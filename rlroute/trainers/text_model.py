@@ -35,10 +35,12 @@ INITIALISER_RANGE = 0.1  # small models copy names after 100 steps; at the usual
 class ValueHead(nn.Module):
     """Two layers from a hidden state [..., H] to a value [...]; it starts at zero everywhere."""
 
-    def __init__(self, hidden: int) -> None:
+    def __init__(self, hidden: int, seed: int) -> None:
         super().__init__()
-        self.inner = nn.Linear(hidden, hidden)
-        self.outer = nn.Linear(hidden, 1)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, VALUE_HEAD))
+            self.inner = nn.Linear(hidden, hidden)
+            self.outer = nn.Linear(hidden, 1)
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
 
@@ -81,8 +83,10 @@ class ValueCapture:
         return values
 
 
-def load_model(config: TextPolicyConfig, source: str | Path, *, value_head: bool) -> Any:
-    """Load a causal language model; with a value head on top where asked.
+def load_model(
+    config: TextPolicyConfig, source: str | Path, *, value_head: bool, seed: int = 0
+) -> Any:
+    """Load a causal language model; with a value head on top, drawn from `seed`, where asked.
 
     Weights that are trained are float32 (bfloat16 would swallow small steps; its precision is that
     of the passes); under adapters the frozen ones take the policy's precision.
@@ -98,7 +102,7 @@ def load_model(config: TextPolicyConfig, source: str | Path, *, value_head: bool
         raise RLRouteError(f"policy.base.model '{source}': cannot be loaded ({error})") from None
     if value_head:
         hidden = model.config.get_text_config().hidden_size
-        model.value_head = ValueHead(hidden)
+        model.value_head = ValueHead(hidden, seed)
     return model
 
 

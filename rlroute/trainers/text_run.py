@@ -95,10 +95,13 @@ def train_text(
     problem = build_problem(recipe)
     if processes.is_main_process and not resume:
         clear_folder(folder, overwrite=overwrite)
-        start_text_folder(folder, recipe, processes, command)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / RECIPE_FILE, dump_config(recipe))  # with it the folder is a run
     processes.wait_for_everyone()
     source = prepare_base(recipe, problem, folder, processes)
     run = TextRun(recipe, folder, problem, source)
+    if processes.is_main_process and not (folder / RUN_FILE).exists():
+        write_facts(folder, processes, command)  # only the trainer's start tells a sharded run
     try:
         return run.train(resume=resume)
     finally:
@@ -129,11 +132,8 @@ def check_shares(recipe: TextRecipe, processes: int) -> None:
         )
 
 
-def start_text_folder(
-    folder: Path, recipe: TextRecipe, processes: PartialState, command: str
-) -> None:
-    """Write what is known before the first update."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_facts(folder: Path, processes: PartialState, command: str) -> None:
+    """Write how the run was started, on what, and by which versions."""
     facts = {
         "format_version": FORMAT_VERSION,
         "command": redact(command),
@@ -144,7 +144,6 @@ def start_text_folder(
         **{name: version(name) for name in ("rlroute", "torch", "transformers", "trl")},
     }
     write_atomic(folder / RUN_FILE, json.dumps(facts, indent=2))
-    write_atomic(folder / RECIPE_FILE, dump_config(recipe))  # last: with it the folder is a run
 
 
 def prepare_base(
@@ -199,7 +198,7 @@ class TextRun:
                 processes.num_processes,
                 cpu=processes.device.type == "cpu",
             ),
-            model=load_model(recipe.policy, source, value_head=ppo),
+            model=load_model(recipe.policy, source, value_head=ppo, seed=recipe.seed),
             tokenizer=tokenizer,
             queries=len(problem.train),
             reward=self.reward,
@@ -211,7 +210,7 @@ class TextRun:
         self.trainer.remove_callback(PrinterCallback)
         probe = make_environment(recipe, problem).reset(problem.train[0], seed=0).text
         self.access = make_access(
-            recipe.rollout.sampler,
+            recipe.rollout,
             self.trainer.model,
             tokenizer,
             probe,

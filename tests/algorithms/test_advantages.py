@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from rlroute.algorithms.advantages import (
 )
 
 NAN = math.nan
+DIGITS = {"atol": 5e-5, "rtol": 0.0}  # Router-R1's worked numbers have four decimals
 
 
 def gae(reward, value, valid=None, terminated=True, bootstrap=0.0, discount=0.9, gae_lambda=0.8):
@@ -263,3 +265,74 @@ def test_the_unit_and_the_zero_of_a_term_do_not_matter(outcome_NG, cost_NG, fact
 def test_normalisation_takes_the_statistics_it_is_given():
     adv = normalise_advantages(torch.tensor([1.0, 3.0]), torch.tensor(1.0), torch.tensor(2.0))
     torch.testing.assert_close(adv, torch.tensor([0.0, 1.0]))
+
+
+# --- Router-R1's worked numbers -------------------------------------------------------------------
+
+
+def compute_router_r1_advantages():
+    """Return the raw advantages [2, 3] and returns of its two sequences: rewards 1 and -1."""
+    return compute_gae(
+        torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]]),
+        torch.tensor([[0.2, 0.4, 0.6], [0.0, 0.0, 0.0]]),
+        torch.ones(2, 3, dtype=torch.bool),
+        torch.tensor([True, True]),
+        torch.zeros(2),
+        1.0,
+        1.0,
+    )
+
+
+def test_router_r1s_worked_returns_and_raw_advantages():
+    adv_BT, return_BT = compute_router_r1_advantages()
+    torch.testing.assert_close(return_BT, torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]]))
+    torch.testing.assert_close(adv_BT, torch.tensor([[0.8, 0.6, 0.4], [-1.0, -1.0, -1.0]]))
+
+
+def test_router_r1s_worked_whitened_advantages_with_its_unbiased_variance():
+    adv_BT, _ = compute_router_r1_advantages()
+    whitened_BT = normalise_advantages(adv_BT, adv_BT.mean(), adv_BT.std())
+    expected = torch.tensor([[1.1294, 0.9035, 0.6776], [-0.9035, -0.9035, -0.9035]])
+    torch.testing.assert_close(whitened_BT, expected, **DIGITS)
+
+
+def test_the_trainers_variance_divides_by_n_where_router_r1s_divides_by_n_minus_1():
+    # a factor of sqrt(N / (N - 1)): 1.095 for these six tokens, 1.0001 for 5,000
+    update = pytest.importorskip("rlroute.trainers.update", reason="the extra `train` is absent")
+    adv_BT, _ = compute_router_r1_advantages()
+    alone = SimpleNamespace(accelerator=SimpleNamespace(reduce=lambda value, reduction: value))
+    mean, std = update.compute_moments(alone, adv_BT, torch.ones(2, 3, dtype=torch.bool))
+    whitened_BT = normalise_advantages(adv_BT, mean, std)
+    expected = torch.tensor([[1.1294, 0.9035, 0.6776], [-0.9035, -0.9035, -0.9035]])
+    torch.testing.assert_close(whitened_BT, expected * math.sqrt(6 / 5), atol=6e-5, rtol=0.0)
+
+
+@pytest.mark.parametrize(
+    ("reward", "expected"),
+    [
+        ([1.0, 0.4, 0.0, -1.0], [1.0706, 0.3569, -0.1190, -1.3085]),
+        ([1.0, 0.0], [0.7071, -0.7071]),
+        ([0.4, 0.4, 0.4], [0.0, 0.0, 0.0]),
+    ],
+)
+def test_router_r1s_worked_group_advantages_with_its_epsilon(reward, expected):
+    adv_NG, _ = compute_group_advantages(
+        torch.tensor([reward], dtype=torch.float64), scale_by_std=True, epsilon=1e-6
+    )
+    torch.testing.assert_close(adv_NG, torch.tensor([expected], dtype=torch.float64), **DIGITS)
+
+
+def test_the_greater_epsilon_here_shrinks_router_r1s_worked_numbers_by_its_share_of_the_std():
+    reward_NG = torch.tensor([[1.0, 0.4, 0.0, -1.0]])  # standard deviation 0.8406
+    adv_NG, _ = compute_group_advantages(reward_NG, scale_by_std=True)
+    expected = torch.tensor([[1.0706, 0.3569, -0.1190, -1.3085]]) * 0.8406 / (0.8406 + 1e-4)
+    torch.testing.assert_close(adv_NG, expected, **DIGITS)
+    assert abs(adv_NG[0, 0] - 1.0706) > 1e-4
+
+
+def test_a_group_of_one_is_undefined_where_router_r1_keeps_its_raw_reward():
+    # a raw reward beside deviations from means would push whatever was sampled up, right or wrong
+    for scale in (False, True):
+        adv_NG, valid_NG = compute_group_advantages(torch.tensor([[0.7]]), scale_by_std=scale)
+        assert adv_NG.tolist() == [[0.0]]
+        assert valid_NG.tolist() == [[False]]

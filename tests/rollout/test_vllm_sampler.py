@@ -444,5 +444,13 @@ def test_the_start_script_for_gpus_passes_what_the_installed_vllm_knows(tmp_path
     assert "AS EXPECTED" in done.stdout
 
 
+def test_the_server_says_how_long_an_episode_may_be(
+    server: RolloutServer, model_root: tuple[str, Path]
+) -> None:
+    server.check_context(model_root[0], 64)
+    with pytest.raises(RLRouteError, match="max_model_len"):
+        server.check_context(model_root[0], 10**7)
+
+
 def test_the_server_counts_its_workers(server: RolloutServer) -> None:
     assert server.count_workers() == 1

@@ -24,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_llama import save_tiny_llama
 
+from rlroute.config import parse_config
 from rlroute.rollout.model_weights import ModelWeights, score_tokens
 from rlroute.rollout.rollout_server import RolloutServer
 from rlroute.rollout.samplers import vllm
@@ -32,6 +33,8 @@ from rlroute.rollout.samplers.vllm import VllmSampler, parse_completion
 from rlroute.rollout.vllm_server import MODULE, ROUTES, ControlGate, build_command
 from rlroute.rollout.weight_folder import find_update, read_tensors, write_update
 from rlroute.rollout.weight_sync import FolderSync, NcclSync, check_agreement
+from rlroute.trainers.text_access import make_access
+from rlroute.trainers.text_recipe import RolloutConfig
 from rlroute.types import RLRouteError
 
 UPDATE_CALLS = [
@@ -410,6 +413,30 @@ def test_log_probs_must_depend_on_the_temperature(
     else:
         with pytest.raises(RLRouteError, match="--logprobs-mode processed_logprobs"):
             server.check_logprobs_mode([4, 5])
+
+
+def test_a_server_that_takes_less_than_the_recipes_context_is_refused_before_anything_else(
+    stand_in: StandInServer,
+) -> None:
+    stand_in.answers["/v1/models"] = (200, {"data": [{"id": "policy", "max_model_len": 4096}]})
+    sampler = {"kind": "vllm", "url": stand_in.url, "served_model": "policy"}
+    rollout = parse_config(RolloutConfig, {"sampler": sampler, "context_tokens": 8192}, "recipe")
+    fault = r"max_model_len \(4096\) is below the recipe's rollout\.context_tokens \(8192\)"
+    with pytest.raises(RLRouteError, match=fault) as caught:
+        make_access(rollout, None, Letters(), "a probe", rank=0)
+    assert "\n" not in str(caught.value)
+    assert stand_in.calls == ["/v1/models"]
+
+
+def test_a_server_is_asked_for_the_length_of_the_model_that_the_recipe_names(
+    stand_in: StandInServer,
+) -> None:
+    cards = [{"id": "other", "max_model_len": 64}, {"id": "policy", "max_model_len": 8192}]
+    stand_in.answers["/v1/models"] = (200, {"data": cards})
+    server = RolloutServer(stand_in.url)
+    server.check_context("policy", 8192)
+    with pytest.raises(RLRouteError, match=r"serves no model 'polici' \(it serves other, policy\)"):
+        server.check_context("polici", 8192)
 
 
 @pytest.mark.parametrize(

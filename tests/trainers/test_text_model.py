@@ -134,7 +134,7 @@ def test_adapters_and_the_value_head_are_float32_on_a_frozen_bfloat16(new_model:
 
 
 def test_a_value_head_starts_at_zero_and_reads_any_precision() -> None:
-    head = ValueHead(8)
+    head = ValueHead(8, seed=0)
     value = head(torch.randn(3, 5, 8, dtype=torch.bfloat16))
     assert value.shape == (3, 5)
     assert value.dtype == torch.float32
