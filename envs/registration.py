@@ -5,7 +5,8 @@ Arguments of `make` and `make_vec` for the latter: `table` (a folder or a shippe
 "pocket"), `split` ("train", "val", "test"), `cost_weight` (a number, or a mapping with min, max,
 power), `feedback` ("bandit" or "full"), `encoder` (a mapping as in a recipe), `seed` of the encoder
 and the profiles; or `data`, a `RoutingData` made before, instead of table, split, encoder and seed.
-Those of `rlroute/MultiRound-v0` stand in `rlroute.envs.multi_round_gym`.
+Those of `rlroute/MultiRound-v0` stand in `rlroute.envs.multi_round_gym`, those of
+`rlroute/StepBudget-v0` in `rlroute.envs.step_budget_gym`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from rlroute.types import RLRouteError, SplitName
 
 SINGLE_TURN = "rlroute/SingleTurn-v0"
 MULTI_ROUND = "rlroute/MultiRound-v0"
+STEP_BUDGET = "rlroute/StepBudget-v0"
 
 
 class SingleTurnArguments(StrictModel):
@@ -81,3 +83,8 @@ def register_environments() -> None:
         vector_entry_point="rlroute.envs.single_turn_vector:make_single_turn_vector",
     )
     gymnasium.register(MULTI_ROUND, entry_point="rlroute.envs.multi_round_gym:make_multi_round")
+    gymnasium.register(
+        STEP_BUDGET,
+        entry_point="rlroute.envs.step_budget_gym:make_step_budget",
+        vector_entry_point="rlroute.envs.step_budget_gym:make_step_budget_vector",
+    )

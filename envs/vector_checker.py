@@ -23,7 +23,15 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from rlroute.envs.checker import AnyEnv, CheckError, PlayedStep, is_equal, play_episode, run_checks
+from rlroute.envs.checker import (
+    MAXIMUM_STEPS,
+    AnyEnv,
+    CheckError,
+    PlayedStep,
+    is_equal,
+    play_episode,
+    run_checks,
+)
 
 SEED = 0
 EPISODES_IN_A_ROW = 3
@@ -195,13 +203,17 @@ def play_in_a_row(subject: VectorSubject) -> list[tuple[Any, Any]]:
     """Step all lanes; return (observation, last observation of the episode) of ended lanes."""
     observation = subject.reset()
     ends = []
-    for _ in range(EPISODES_IN_A_ROW):
+    steps_with_ends = 0
+    for _ in range(MAXIMUM_STEPS):
         action_B = choose_actions(subject.vector, observation)
         observation, _, terminated_B, truncated_B, info = subject.vector.step(action_B)
+        ended = np.flatnonzero(terminated_B | truncated_B).tolist()
         ends += [
-            (take_lane(observation, lane), take_lane(info["final_obs"], lane))
-            for lane in np.flatnonzero(terminated_B | truncated_B).tolist()
+            (take_lane(observation, lane), take_lane(info["final_obs"], lane)) for lane in ended
         ]
+        steps_with_ends += bool(ended)
+        if steps_with_ends == EPISODES_IN_A_ROW:
+            break
     return ends
 
 

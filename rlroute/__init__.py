@@ -1,8 +1,8 @@
 """rlroute: reinforcement learning for routing policies.
 
-`from rlroute import Router` loads an exported router, `TextRouter` an exported text policy;
-everything else is imported from its own module, so that `import rlroute` stays cheap and needs no
-training library.
+`from rlroute import Router` loads an exported router, `TextRouter` an exported text policy,
+`StepRouter` one that decides step by step; everything else is imported from its own module, so that
+`import rlroute` stays cheap and needs no training library.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlroute.router import Router
+    from rlroute.step_router import StepRouter
     from rlroute.text_router import TextRouter
 
 __version__ = "0.1.0"
-__all__ = ["Router", "TextRouter", "__version__"]
+__all__ = ["Router", "StepRouter", "TextRouter", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,6 +24,10 @@ def __getattr__(name: str) -> Any:
         from rlroute.router import Router
 
         return Router
+    if name == "StepRouter":
+        from rlroute.step_router import StepRouter
+
+        return StepRouter
     if name == "TextRouter":
         from rlroute.text_router import TextRouter
 

@@ -1,4 +1,4 @@
-"""The command line: `rlroute train`, evaluate, export, validate, import, collect, check-env.
+"""The command line: `rlroute train`, evaluate, export, validate, import, collect, check-env, ...
 
 Every command imports what it needs when it runs, so `rlroute --help` is quick. A fault that the
 user can mend is one line on the error stream and exit code 2, without a traceback.
@@ -61,11 +61,15 @@ def train(
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="The run folder.")],
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another run on the same world, shown beside (step_budget only)."),
+    ] = None,
 ) -> None:
     """Compare a run's policy with the baselines on the test split; write report.html."""
     from rlroute.runs import evaluate_run
 
-    evaluate_run(run)
+    evaluate_run(run, beside or [])
 
 
 @app.command()
@@ -159,6 +163,20 @@ def collect(
         dry_run=dry_run,
     )
     run_collect_command(config, overrides or [], stated)
+
+
+@app.command(name="score-twin-router")
+def score_twin_router(
+    bank: Annotated[Path, typer.Argument(help="question_bank.jsonl of TwinRouterBench.")],
+    predictions: Annotated[Path, typer.Argument(help="JSONL of id and tier (or error).")],
+    tokens: Annotated[
+        str, typer.Option(help="approximate, words, or a folder with a tokenizer per tier.")
+    ] = "approximate",
+) -> None:
+    """Score predicted tiers on the static track of TwinRouterBench."""
+    from rlroute.evaluation.twin_router_report import run_score
+
+    run_score(bank, predictions, tokens)
 
 
 pool_app = typer.Typer(no_args_is_help=True, help="Pools of candidates.", rich_markup_mode=None)

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,21 @@ from rich.console import Console
 from rlroute.config import dump_config, load_config, read_yaml_mapping
 from rlroute.extras import require
 from rlroute.trainers.recipe import Recipe
+from rlroute.trainers.session_recipe import SessionRecipe
+from rlroute.trainers.step_recipe import StepRecipe
 from rlroute.trainers.text_recipe import TextRecipe
 from rlroute.types import RLRouteError
 
 EVALUATION_FILE = "evaluation.json"
+
+AnyRecipe = Recipe | TextRecipe | StepRecipe | SessionRecipe
+# what stands under `environment` in a recipe, and the settings that it has then
+SCHEMAS: dict[str, type[AnyRecipe]] = {
+    "single_turn": Recipe,
+    "multi_round": TextRecipe,
+    "step_budget": StepRecipe,
+    "sessions": SessionRecipe,
+}
 
 
 def run_training(
@@ -56,18 +67,8 @@ def run_training(
         "overwrite": overwrite,
         "command": " ".join(["rlroute", *sys.argv[1:]]),
     }
-    if isinstance(recipe, Recipe):
-        require_training_libraries()
-        from rlroute.trainers.decision import train
-
-        metric: str = recipe.validation.metric
-        state = train(recipe, folder, **arguments)
-    else:
-        prepare_text_libraries()
-        from rlroute.trainers.text_run import train_text
-
-        metric = "reward"
-        state = train_text(recipe, folder, **arguments)
+    state = find_trainer(recipe)(recipe, folder, **arguments)
+    metric = name_metric(recipe)
     Console(stderr=True).print(
         f"trained {state.update} updates in {state.seconds:.1f} s; best on val: "
         f"{metric} {state.best_metric:.4f} at update {state.best_update}\n"
@@ -76,22 +77,45 @@ def run_training(
     )
 
 
-def find_schema(path: Path) -> type[Recipe] | type[TextRecipe]:
+def find_schema(path: Path) -> type[AnyRecipe]:
     """Return the kind of recipe in a file, which its `environment` names.
 
     Raises:
         RLRouteError: the file cannot be read, or no such environment.
     """
-    schemas: dict[str, type[Recipe] | type[TextRecipe]] = {
-        "single_turn": Recipe,
-        "multi_round": TextRecipe,
-    }
     name = read_yaml_mapping(path).get("environment", "single_turn")
-    if name not in schemas:
+    if name not in SCHEMAS:
         raise RLRouteError(
-            f"{path}: environment '{name}' is unknown (allowed: {', '.join(schemas)})"
+            f"{path}: environment '{name}' is unknown (allowed: {', '.join(SCHEMAS)})"
         )
-    return schemas[name]
+    return SCHEMAS[name]
+
+
+def find_trainer(recipe: AnyRecipe) -> Callable[..., Any]:
+    """Return what trains a recipe, its libraries at hand.
+
+    Raises:
+        RLRouteError: one is missing; the message names the extra.
+    """
+    if isinstance(recipe, TextRecipe):
+        prepare_text_libraries()
+        from rlroute.trainers.text_run import train_text
+
+        return train_text
+    require_training_libraries()
+    if isinstance(recipe, StepRecipe):
+        if recipe.policy.kind == "choice":
+            prepare_text_libraries()
+        from rlroute.trainers.step_run import train_steps
+
+        return train_steps
+    if isinstance(recipe, SessionRecipe):
+        from rlroute.trainers.session_run import train_sessions
+
+        return train_sessions
+    from rlroute.trainers.decision import train
+
+    return train
 
 
 def prepare_text_libraries() -> None:
@@ -120,10 +144,24 @@ def require_training_libraries() -> None:
         require(name, "train")
 
 
-def name_run(recipe: Recipe | TextRecipe) -> str:
+def name_run(recipe: AnyRecipe) -> str:
     """Return the default name of a run."""
-    subject = Path(recipe.table).name if isinstance(recipe, Recipe) else recipe.questions.kind
+    if isinstance(recipe, Recipe):
+        subject = Path(recipe.table).name
+    elif isinstance(recipe, TextRecipe):
+        subject = recipe.questions.kind
+    elif isinstance(recipe, StepRecipe):
+        subject = f"{recipe.world.kind}-{recipe.policy.kind}"
+    else:
+        subject = f"sessions-{recipe.sessions.kind}"
     return f"{subject}-{recipe.algorithm.kind}-s{recipe.seed}"
+
+
+def name_metric(recipe: AnyRecipe) -> str:
+    """Return what the best weights of a run are chosen by."""
+    if isinstance(recipe, TextRecipe):
+        return "reward"
+    return "return" if isinstance(recipe, SessionRecipe) else recipe.validation.metric
 
 
 def find_recipe(folder: Path) -> Path:
@@ -133,18 +171,58 @@ def find_recipe(folder: Path) -> Path:
     return folder / RECIPE_FILE
 
 
-def is_text_run(folder: Path) -> bool:
-    """Tell whether a run of a text recipe lies in a folder."""
+def find_run_schema(folder: Path) -> type[AnyRecipe]:
+    """Return the kind of recipe that a run was trained with.
+
+    Raises:
+        RLRouteError: no run lies in the folder.
+    """
     path = find_recipe(folder)
-    return path.exists() and find_schema(path) is TextRecipe
+    if not path.exists():
+        raise RLRouteError(f"{folder}: no run lies here ({path.name} is missing)")
+    return find_schema(path)
 
 
-def describe_plan(recipe: Recipe | TextRecipe, folder: Path) -> None:
+def describe_plan(recipe: AnyRecipe, folder: Path) -> None:
     """Print the resolved recipe on the output, and what a run would do on the error stream."""
-    lines = describe_table_plan(recipe) if isinstance(recipe, Recipe) else describe_text(recipe)
+    if isinstance(recipe, Recipe):
+        lines = describe_table_plan(recipe)
+    elif isinstance(recipe, TextRecipe):
+        lines = describe_text(recipe)
+    elif isinstance(recipe, StepRecipe):
+        lines = describe_steps(recipe)
+    else:
+        lines = describe_sessions(recipe)
     print_out(dump_config(recipe))
     lines += [f"run folder  {folder}", "nothing was trained or written"]
     Console(stderr=True).print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def describe_steps(recipe: StepRecipe) -> list[str]:
+    """Say what a run of a step recipe would do, without opening its world."""
+    algorithm, start, boundary = recipe.algorithm, recipe.warm_start, recipe.boundary
+    caps = ", ".join("none" if cap is None else f"{cap:g}" for cap in recipe.budget.caps)
+    return [
+        f"world       {recipe.world.kind}",
+        f"budget      caps {caps} ({recipe.budget.unit})",
+        f"boundaries  {boundary.rollouts} rollouts of each static policy per task, "
+        f"sweep of {boundary.sweep} on hard tasks",
+        f"warm start  {f'{start.epochs} epochs on the experts' if start else 'none'}",
+        f"training    {recipe.updates} updates x {algorithm.episodes:,} episodes "
+        f"({algorithm.kind}, groups of {algorithm.group_size})",
+        f"validation  {recipe.validation.metric}, every {recipe.validation.every} updates",
+    ]
+
+
+def describe_sessions(recipe: SessionRecipe) -> list[str]:
+    """Say what a run on logged sessions would do, without reading the log."""
+    budgets = ", ".join(f"{budget:g}" for budget in recipe.budgets)
+    return [
+        f"sessions    {recipe.sessions.kind}, relabelled with budgets {budgets}",
+        f"training    {recipe.updates} updates x {recipe.steps} steps of {recipe.batch} turns "
+        f"({recipe.algorithm.kind})",
+        f"validation  return on val, every {recipe.validation.every} updates",
+    ]
 
 
 def describe_text(recipe: TextRecipe) -> list[str]:
@@ -184,19 +262,38 @@ def print_out(text: str) -> None:
     sys.stdout.write(text)
 
 
-def evaluate_run(folder: Path) -> None:
+def evaluate_run(folder: Path, beside: Sequence[Path] = ()) -> None:
     """Compare a run's policy with the baselines on the test split, and write the report.
 
     Raises:
-        RLRouteError: no finished run lies there, or its table has changed.
+        RLRouteError: no finished run lies there, its table has changed, or `beside` is given and
+            runs of its kind are not shown beside each other.
     """
-    if is_text_run(folder):
+    schema = find_run_schema(folder)
+    if beside and schema is not StepRecipe:
+        raise RLRouteError("evaluate: --beside is for runs of environment step_budget")
+    if schema is TextRecipe:
         prepare_text_libraries()
         from rlroute.text_runs import evaluate_text_run
 
         evaluate_text_run(folder)
         return
     require_training_libraries()
+    if schema is StepRecipe:
+        from rlroute.step_runs import evaluate_step_run
+
+        evaluate_step_run(folder, beside=beside)
+        return
+    if schema is SessionRecipe:
+        from rlroute.trainers.session_evaluation import evaluate_session_run
+
+        evaluate_session_run(folder)
+        return
+    evaluate_table_run(folder)
+
+
+def evaluate_table_run(folder: Path) -> None:
+    """Compare a candidate scorer with the baselines; see `evaluate_run`."""
     from rlroute.evaluation.comparison import describe_result, render_comparison
     from rlroute.evaluation.evaluate import evaluate_policies
     from rlroute.evaluation.report import write_report
@@ -259,12 +356,20 @@ def export_run(folder: Path, to: Path) -> None:
     Raises:
         RLRouteError: no finished run lies there, or `to` holds something else.
     """
-    if is_text_run(folder):
+    schema = find_run_schema(folder)
+    if schema is TextRecipe:
         prepare_text_libraries()
         from rlroute.text_runs import export_text_run
 
         export_text_run(folder, to)
         return
+    if schema is StepRecipe:
+        from rlroute.step_export import export_step_run
+
+        export_step_run(folder, to)
+        return
+    if schema is SessionRecipe:
+        raise RLRouteError("export: runs of environment sessions have no exported form yet")
     from rlroute.export.bundle import BundleContents, write_bundle
     from rlroute.trainers.run_folder import load_best, make_scorer_config, read_run
 

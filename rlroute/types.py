@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
+UsdArray = npt.NDArray[np.float64]  # money that is added up: float32 is off in the seventh digit
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
@@ -275,6 +276,47 @@ class Trajectory(Generic[ObservationT, DecisionT]):
 TextTrajectory: TypeAlias = Trajectory[TextObservation, TextDecision]
 
 
+# What an episode is for: compared with its group; compared but not learnt from, since its actions
+# were forced; or a static policy's episode that is learnt from without joining the group's mean.
+MEMBER, FORCED, REFERENCE = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class EpisodeEnds:
+    """How B episodes of many steps ended, and what they are compared with.
+
+    `score_B` in [0, 1] and `cost_usd_B` are NaN where a call failed. `calls_B` counts calls of the
+    executors that a budget counts, `cap_B` is the budget (infinite: none), `exhausted_B` says that
+    it left nothing affordable. `free_BT` is True where there was a choice: more than one executor
+    allowed, and none forced. `role_B` is MEMBER, FORCED or REFERENCE. `reference_BR` are rewards of
+    static policies on the same task (NaN: unknown), `solvable_B` whether one of them ever solved
+    it, `hard_B` whether the dear one does and the cheap one does not.
+    """
+
+    score_B: FloatArray
+    cost_usd_B: FloatArray
+    calls_B: IntArray
+    cap_B: FloatArray
+    exhausted_B: BoolArray
+    free_BT: BoolArray
+    role_B: IntArray
+    reference_BR: FloatArray
+    solvable_B: BoolArray
+    hard_B: BoolArray
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """B episodes as a language model read them, padded to L tokens.
+
+    The logits at `position_BT` decided step t; it is -1 where an episode has no such step.
+    """
+
+    ids_BL: IntArray
+    length_B: IntArray
+    position_BT: IntArray
+
+
 @dataclass(frozen=True)
 class Batch:
     """Episodes as arrays, what both rollout drivers hand to the trainer.
@@ -282,7 +324,8 @@ class Batch:
     Axes: B episodes, T steps (short episodes are padded, `valid_BT` is False there), K candidates.
     `reward_terms_BT[name]` is NaN where the term is undefined. `group_B` numbers the groups from 0.
     Candidate features are shared by the whole batch. `outcome_terms_BK[name]` is present only under
-    full feedback (one-step episodes): the term for every candidate, NaN where undefined.
+    full feedback (one-step episodes): the term for every candidate, NaN where undefined. `ends` and
+    `conversations` are there for episodes of many steps, the latter for language models.
     """
 
     features_BTF: FloatArray
@@ -300,3 +343,5 @@ class Batch:
     policy_version: int = 0
     dropped: int = 0
     outcome_terms_BK: Mapping[str, FloatArray] | None = None
+    ends: EpisodeEnds | None = None
+    conversations: Conversations | None = None

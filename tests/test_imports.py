@@ -26,24 +26,31 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"types", "extras", "files", "seeding", "config"},
     "rewards": {"types", "config", "parsing"},
     "pool": {"types", "extras", "files", "seeding", "config", "data"},
+    "worlds": {"types", "extras", "files", "seeding", "config", "data", "pool"},
     "envs": {
         *("types", "config", "seeding", "data", "rewards", "pool"),
-        *("parsing", "router_r1"),
+        *("parsing", "router_r1", "worlds"),
     },
-    "evaluation": {"types", "extras", "files", "data"},
-    "policies": {"types", "config", "seeding", "parsing", "data", "pool", "evaluation"},
+    "evaluation": {"types", "extras", "files", "config", "data"},
+    "policies": {
+        *("types", "extras", "files", "config", "seeding", "parsing", "data", "pool"),
+        "evaluation",
+    },
     "rollout": {
-        *("types", "extras", "files", "seeding", "parsing", "pool", "envs", "policies"),
+        *("types", "extras", "files", "seeding", "parsing", "rewards", "pool", "worlds", "envs"),
+        "policies",
     },
     "trainers": {
         *("types", "extras", "files", "seeding", "config", "algorithms", "tracking"),
         *("data", "rewards", "envs", "evaluation", "policies", "rollout", "parsing", "pool"),
+        "worlds",
     },
     "export": {
         *("types", "files", "config", "data", "policies", "envs", "rollout"),
     },
     "router": {"types", "files", "config", "data", "policies", "export"},
     "text_router": {"types", "envs", "pool", "rollout", "export"},
+    "step_router": {"types", "files", "config", "data", "policies", "envs", "export"},
     "collection": {
         *("types", "extras", "files", "seeding", "config", "data", "rewards", "pool"),
         "evaluation",
@@ -52,16 +59,25 @@ ALLOWED: dict[str, set[str]] = {
         *("types", "config", "tracking", "rewards", "pool", "evaluation", "rollout", "trainers"),
         "export",
     },
+    "step_runs": {
+        *("types", "extras", "files", "seeding", "config", "tracking", "data", "rewards", "pool"),
+        *("worlds", "envs", "evaluation", "policies", "rollout", "trainers"),
+    },
+    "step_export": {
+        *("types", "files", "config", "worlds", "envs", "policies", "rollout", "trainers"),
+        "export",
+    },
     "runs": {
         *("types", "extras", "files", "config", "tracking", "data"),
-        *("evaluation", "policies", "trainers", "export", "text_runs"),
+        *("evaluation", "policies", "trainers", "export", "text_runs", "step_runs"),
+        "step_export",
     },
     "cli": {
         *("types", "extras", "config", "data", "pool", "envs", "evaluation", "collection"),
         "runs",
     },
     "__main__": {"cli"},
-    "__init__": {"router", "text_router"},
+    "__init__": {"router", "text_router", "step_router"},
 }
 
 HEAVY = (

@@ -85,3 +85,32 @@ def compute_entropy(logp_NK: Tensor) -> Tensor:
     """Return the entropy of each row [N] in nats; masked candidates (minus infinity) count 0."""
     finite_NK = logp_NK.masked_fill(logp_NK.isneginf(), 0.0)
     return -(logp_NK.exp() * finite_NK).sum(dim=-1)
+
+
+def compute_reference_loss(
+    logp_N: Tensor, adv_N: Tensor, valid_N: Tensor, smoothing: float = 0.1
+) -> Tensor:
+    """Return the loss of decisions that a static policy made, summed over valid rows.
+
+        ratio = pi(a | s) / 1,    loss = -A * ratio / (ratio + smoothing)
+
+    The behaviour policy took the action for sure, so the ratio is the policy's own probability; the
+    shaping gives improbable actions a gradient that a plain ratio would hold at almost nothing.
+    """
+    ratio_N = torch.where(valid_N, logp_N, 0.0).exp()
+    return -torch.where(valid_N, adv_N * ratio_N / (ratio_N + smoothing), 0.0).sum()
+
+
+def compute_imitation_loss(logp_N: Tensor, weight_N: Tensor) -> Tensor:
+    """Return the weighted cross-entropy of demonstrated actions, summed over N decisions."""
+    return -(weight_N * torch.where(weight_N > 0, logp_N, 0.0)).sum()
+
+
+def compute_k3(logp_N: Tensor, reference_logp_N: Tensor, valid_N: Tensor) -> Tensor:
+    """Return the k3 estimate of KL(policy || reference) over the taken actions, summed.
+
+    k3 = r - 1 - log r with r = reference / policy;  never negative, and unbiased on the policy's
+    own actions (Schulman, 2020).
+    """
+    log_ratio_N = torch.where(valid_N, reference_logp_N - logp_N, 0.0)
+    return (log_ratio_N.exp() - 1 - log_ratio_N).sum()

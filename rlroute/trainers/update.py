@@ -8,8 +8,9 @@ that all processes hold of it, so one process and many take the same step.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -25,19 +26,20 @@ from rlroute.algorithms.losses import (
     compute_clipped_loss,
     compute_entropy,
     compute_expected_loss,
+    compute_k3,
+    compute_reference_loss,
     compute_value_loss,
 )
-from rlroute.policies.mlp import CandidateScorer, ScorerConfig, Scores, draw_dropout_mask
-from rlroute.rewards.base import RewardStack
+from rlroute.policies.mlp import draw_dropout_mask
 from rlroute.seeding import draw_permutation, make_torch_generator
 from rlroute.trainers.recipe import (
     ExpectedGradientConfig,
     GRPOConfig,
     PPOConfig,
-    Recipe,
     RLOOConfig,
 )
-from rlroute.types import Batch, IntArray
+from rlroute.trainers.step_targets import compute_step_advantages
+from rlroute.types import REFERENCE, Batch, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -46,37 +48,114 @@ if TYPE_CHECKING:
 Sums = dict[str, Tensor]
 
 
+class DecisionScores(Protocol):
+    """What a policy's network says of N decisions."""
+
+    @property
+    def logp_BK(self) -> Tensor:
+        """Log-probabilities [N, K] over the allowed candidates."""
+
+    @property
+    def value_B(self) -> Tensor:
+        """The critic's values [N]."""
+
+
+class Rewards(Protocol):
+    """How reward terms become one reward."""
+
+    def combine(self, values: Mapping[str, FloatArray], cost_weight_N: FloatArray) -> FloatArray:
+        """Return the reward, shaped as the terms; NaN where a term is undefined."""
+
+
+@dataclass(frozen=True)
+class MinibatchPart:
+    """This process's part of a minibatch of `total` rows: its rows, and their places among all.
+
+    `coordinates` (update, epoch, number) say which minibatch it is. A `void` part counts for
+    nothing: it keeps step with the other processes, which have more rows.
+    """
+
+    rows_B: IntArray
+    place_B: IntArray
+    total: int
+    coordinates: tuple[int, int, int]
+    void: bool = False
+
+    def split(self, size: int | None, most: int) -> list[MinibatchPart]:
+        """Return parts of at most `size` rows, as many as a process with `most` rows needs."""
+        if size is None:
+            return [self]
+        pieces = np.array_split(np.arange(len(self.rows_B)), max(-(-most // size), 1))
+        return [
+            replace(self, rows_B=self.rows_B[piece], place_B=self.place_B[piece])
+            if len(piece)
+            else replace(self, rows_B=np.array([0]), place_B=np.array([0]), void=True)
+            for piece in pieces
+        ]
+
+
+ScoreRows = Callable[["Learner", Batch, MinibatchPart], DecisionScores]
+
+
 @dataclass
 class Learner:
-    """The model and optimiser as Accelerate prepared them, with what an update needs beside."""
+    """The model and optimiser as Accelerate prepared them, with what an update needs beside.
+
+    `score_rows` runs the model on some rows of a batch, all T decisions of a row one after the
+    other, at most `micro_batch` rows in a pass. `reference` is a frozen copy of the policy that the
+    KL term holds on to.
+    """
 
     accelerator: Accelerator
     model: torch.nn.Module
     optimiser: Optimizer
-    config: ScorerConfig
-    rewards: RewardStack
-    recipe: Recipe
+    score_rows: ScoreRows
+    rewards: Rewards
+    recipe: Any  # seed, updates, algorithm, optimiser: Recipe or StepRecipe
     entropy_weight: float = 0.0  # of the current update; the loop sets it from the recipe
+    micro_batch: int | None = None
+    reference: torch.nn.Module | None = None
 
     @property
-    def scorer(self) -> CandidateScorer:
+    def scorer(self) -> Any:
         """The policy without the wrapper that exchanges gradients."""
-        scorer: CandidateScorer = self.accelerator.unwrap_model(self.model)
-        return scorer
+        return self.accelerator.unwrap_model(self.model)
+
+
+def score_candidates(learner: Learner, batch: Batch, part: MinibatchPart) -> DecisionScores:
+    """Run a candidate scorer on rows of a batch; its dropout is drawn from the coordinates."""
+    device, steps = learner.accelerator.device, batch.valid_BT.shape[1]
+    generator = make_torch_generator(learner.recipe.seed, "dropout", *part.coordinates)
+    mask_CH = draw_dropout_mask(part.total, learner.scorer.config, generator)
+    mask_BH = None
+    if mask_CH is not None:  # one mask for all steps of an episode
+        mask_BH = mask_CH[part.place_B].to(device).repeat_interleave(steps, dim=0)
+    rows_B = part.rows_B
+    scores: DecisionScores = learner.model(
+        torch.as_tensor(batch.features_BTF[rows_B], device=device).flatten(0, 1),
+        torch.as_tensor(batch.candidate_features_KD, device=device),
+        torch.as_tensor(batch.mask_BTK[rows_B], device=device).flatten(0, 1),
+        torch.as_tensor(batch.cost_weight_B[rows_B], device=device).repeat_interleave(steps),
+        mask_BH,
+    )
+    return scores
 
 
 @dataclass(frozen=True)
 class Targets:
     """What a batch is learnt towards, on the device, T steps per episode.
 
-    `valid_BT` is False on padding and on whole episodes whose reward is undefined. `reward_BK` is
-    there under full feedback only.
+    `valid_BT` is False on padding, on whole episodes whose reward is undefined, and where there was
+    no choice. `reward_BK` is there under full feedback only; `static_B` marks episodes of a static
+    policy, `reference_logp_BT` holds the log-probs of the frozen copy.
     """
 
     adv_BT: Tensor
     return_BT: Tensor
     valid_BT: Tensor
-    reward_BK: Tensor | None
+    reward_BK: Tensor | None = None
+    static_B: Tensor | None = None
+    reference_logp_BT: Tensor | None = None
 
 
 def compute_targets(learner: Learner, batch: Batch) -> Targets:
@@ -94,7 +173,8 @@ def compute_targets(learner: Learner, batch: Batch) -> Targets:
         if batch.outcome_terms_BK is None:
             raise ValueError("the expected gradient needs full feedback")
         reward_BK = learner.rewards.combine(batch.outcome_terms_BK, weight_B1)
-        return Targets(zero_BT, zero_BT, valid_BT, torch.as_tensor(reward_BK, device=device))
+        reward_BK_on_device = torch.as_tensor(reward_BK, device=device)
+        return Targets(zero_BT, zero_BT, valid_BT, reward_BK=reward_BK_on_device)
     if isinstance(algorithm, PPOConfig):
         adv_BT, return_BT = compute_gae(
             reward_BT.nan_to_num(0.0),
@@ -105,11 +185,24 @@ def compute_targets(learner: Learner, batch: Batch) -> Targets:
             algorithm.discount,
             algorithm.gae_lambda,
         )
+        valid_BT = keep_choices(batch, valid_BT)
         if algorithm.normalise_advantages:
             adv_BT = normalise_advantages(adv_BT, *compute_moments(learner, adv_BT, valid_BT))
-        return Targets(adv_BT, return_BT, valid_BT, None)
-    adv_B, valid_B = compute_group_relative(algorithm, return_B)
-    return Targets(adv_B[:, None] + zero_BT, zero_BT, valid_BT & valid_B[:, None], None)
+        return Targets(adv_BT, return_BT, valid_BT)
+    if batch.ends is None:
+        adv_B, valid_B = compute_group_relative(algorithm, return_B)
+        return Targets(adv_B[:, None] + zero_BT, zero_BT, valid_BT & valid_B[:, None])
+    adv_B, valid_B = compute_step_advantages(algorithm, batch, return_B)
+    static_B = torch.as_tensor(batch.ends.role_B == REFERENCE, device=device)
+    valid_BT = keep_choices(batch, valid_BT) & valid_B[:, None]
+    return Targets(adv_B[:, None] + zero_BT, zero_BT, valid_BT, static_B=static_B)
+
+
+def keep_choices(batch: Batch, valid_BT: Tensor) -> Tensor:
+    """Leave out steps at which there was nothing to choose."""
+    if batch.ends is None:
+        return valid_BT
+    return valid_BT & torch.as_tensor(batch.ends.free_BT, device=valid_BT.device)
 
 
 def compute_group_relative(
@@ -142,7 +235,7 @@ def update_policy(learner: Learner, batch: Batch, update: int) -> dict[str, floa
     `batch` is this process's slice; slices are equal and lie in the order of the processes.
     """
     recipe, accelerator = learner.recipe, learner.accelerator
-    targets = compute_targets(learner, batch)
+    targets = add_reference(learner, batch, compute_targets(learner, batch))
     rows_per_process = len(batch.group_B)
     first_row = accelerator.process_index * rows_per_process
     steps_E = accelerator.gather(targets.valid_BT.sum(dim=1)).cpu().numpy()  # of all processes
@@ -152,18 +245,19 @@ def update_policy(learner: Learner, batch: Batch, update: int) -> dict[str, floa
         order_E = draw_permutation(len(steps_E), recipe.seed, "minibatch", update, epoch)
         sums: Sums = {}
         for number, chunk in enumerate(np.array_split(order_E, minibatches)):
-            place = np.flatnonzero((chunk >= first_row) & (chunk < first_row + rows_per_process))
-            generator = make_torch_generator(recipe.seed, "dropout", update, epoch, number)
-            dropout_mask_CH = draw_dropout_mask(len(chunk), learner.config, generator)
-            part = step_on_minibatch(
+            place_B = np.flatnonzero((chunk >= first_row) & (chunk < first_row + rows_per_process))
+            part = MinibatchPart(
+                chunk[place_B] - first_row, place_B, len(chunk), (update, epoch, number)
+            )
+            most = int(np.bincount(chunk // rows_per_process).max())
+            found = step_on_minibatch(
                 learner,
                 batch,
                 targets,
-                rows_B=chunk[place] - first_row,
-                dropout_mask_BH=None if dropout_mask_CH is None else dropout_mask_CH[place],
+                part.split(learner.micro_batch, most),
                 count=int(steps_E[chunk].sum()),
             )
-            sums = {name: sums.get(name, 0.0) + value for name, value in part.items()}
+            sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
         totals = {name: totals.get(name, 0.0) + value for name, value in sums.items()}
         if target_kl is not None and epoch + 1 < epochs:
             kl = float(accelerator.reduce(sums["kl"], reduction="sum"))
@@ -172,7 +266,7 @@ def update_policy(learner: Learner, batch: Batch, update: int) -> dict[str, floa
     return summarise_update(learner, totals, epoch + 1)
 
 
-def read_schedule(recipe: Recipe) -> tuple[int, int, float | None]:
+def read_schedule(recipe: Any) -> tuple[int, int, float | None]:
     """Return epochs, minibatches and target KL of the algorithm."""
     if isinstance(recipe.algorithm, ExpectedGradientConfig):
         return 1, 1, None  # the gradient is exact: there is nothing to reuse
@@ -180,49 +274,57 @@ def read_schedule(recipe: Recipe) -> tuple[int, int, float | None]:
     return algorithm.epochs, algorithm.minibatches, algorithm.target_kl
 
 
+def add_reference(learner: Learner, batch: Batch, targets: Targets) -> Targets:
+    """Add the frozen copy's log-probs of the actions taken, where the KL term is on."""
+    if learner.reference is None:
+        return targets
+    rows_B = np.arange(len(batch.group_B))
+    frozen = replace(learner, model=learner.reference)
+    whole = MinibatchPart(rows_B, rows_B, len(rows_B), (0, 0, 0))
+    parts = whole.split(learner.micro_batch, len(rows_B))
+    with torch.no_grad():
+        logp_NK = torch.cat([learner.score_rows(frozen, batch, part).logp_BK for part in parts])
+    action_N = torch.as_tensor(batch.action_BT, device=logp_NK.device).flatten()
+    logp_N = logp_NK.gather(1, action_N[:, None]).squeeze(1)
+    return replace(targets, reference_logp_BT=logp_N.reshape(targets.valid_BT.shape))
+
+
 def step_on_minibatch(
     learner: Learner,
     batch: Batch,
     targets: Targets,
+    parts: Sequence[MinibatchPart],
     *,
-    rows_B: IntArray,
-    dropout_mask_BH: Tensor | None,
     count: int,
 ) -> Sums:
-    """Take one optimiser step on this process's rows of a minibatch; `count` rows are everyone's.
+    """Take one optimiser step on this process's part of a minibatch, in passes of some rows.
 
-    Returns sums over the valid rows of this process for the metrics.
+    `count` is how many decisions everyone has in it. Returns sums over the valid rows of this
+    process for the metrics.
     """
     accelerator, recipe = learner.accelerator, learner.recipe
-    device = accelerator.device
-    steps = batch.valid_BT.shape[1]
-    if dropout_mask_BH is not None:  # one mask for all steps of an episode
-        dropout_mask_BH = dropout_mask_BH.to(device).repeat_interleave(steps, dim=0)
-    scores: Scores = learner.model(
-        torch.as_tensor(batch.features_BTF[rows_B], device=device).flatten(0, 1),
-        torch.as_tensor(batch.candidate_features_KD, device=device),
-        torch.as_tensor(batch.mask_BTK[rows_B], device=device).flatten(0, 1),
-        torch.as_tensor(batch.cost_weight_B[rows_B], device=device).repeat_interleave(steps),
-        dropout_mask_BH,
-    )
-    loss, sums = compute_loss(
-        learner, batch, targets, scores, torch.as_tensor(rows_B, device=device)
-    )
     learner.optimiser.zero_grad()
-    # gradients are averaged over processes, the loss is a sum over all of them
-    accelerator.backward(loss * accelerator.num_processes / max(count, 1))
+    sums: Sums = {}
+    for part in parts:
+        scores = learner.score_rows(learner, batch, part)
+        rows_B = torch.as_tensor(part.rows_B, device=accelerator.device)
+        loss, found = compute_loss(learner, batch, targets, scores, rows_B)
+        share = 0.0 if part.void else 1.0
+        # gradients are averaged over processes, the loss is a sum over all of them
+        accelerator.backward(loss * share * accelerator.num_processes / max(count, 1))
+        sums = {name: sums.get(name, 0.0) + share * value for name, value in found.items()}
     grad_norm = accelerator.clip_grad_norm_(
         learner.model.parameters(), recipe.optimiser.max_grad_norm
     )
     learner.optimiser.step()
     share = 1 / accelerator.num_processes  # every process knows the whole norm and the whole step
-    sums["grad_norm"] = grad_norm.detach().to(loss) * share
-    sums["steps"] = torch.full_like(loss.detach(), share)
+    sums["grad_norm"] = grad_norm.detach().to(sums["valid"]) * share
+    sums["steps"] = torch.full_like(sums["valid"], share)
     return sums
 
 
 def compute_loss(
-    learner: Learner, batch: Batch, targets: Targets, scores: Scores, rows_B: Tensor
+    learner: Learner, batch: Batch, targets: Targets, scores: DecisionScores, rows_B: Tensor
 ) -> tuple[Tensor, Sums]:
     """Return the loss summed over the valid decisions of some rows, and sums for the metrics."""
     algorithm = learner.recipe.algorithm
@@ -236,17 +338,25 @@ def compute_loss(
         return loss, sums | {"policy_loss": policy_loss.detach()}
     assert not isinstance(algorithm, ExpectedGradientConfig)
     rows = rows_B.cpu().numpy()
+    steps = targets.valid_BT.shape[1]
     action_N = torch.as_tensor(batch.action_BT[rows], device=logp_NK.device).flatten()
     old_logp_N = torch.as_tensor(batch.logp_BT[rows], device=logp_NK.device).flatten()
-    policy = compute_clipped_loss(
-        logp_NK.gather(1, action_N[:, None]).squeeze(1),
-        old_logp_N,
-        targets.adv_BT[rows_B].flatten(),
-        valid_N,
-        algorithm.clip_range,
-    )
+    logp_N = logp_NK.gather(1, action_N[:, None]).squeeze(1)
+    adv_N = targets.adv_BT[rows_B].flatten()
+    own_N = valid_N
+    if targets.static_B is not None:
+        own_N = valid_N & ~targets.static_B[rows_B].repeat_interleave(steps)
+    policy = compute_clipped_loss(logp_N, old_logp_N, adv_N, own_N, algorithm.clip_range)
     loss = policy.total - learner.entropy_weight * entropy
     sums |= {"policy_loss": policy.total.detach(), "kl": policy.kl, "clipped": policy.clipped}
+    if targets.static_B is not None:
+        static_loss = compute_reference_loss(logp_N, adv_N, valid_N & ~own_N)
+        loss = loss + static_loss
+        sums["policy_loss"] = sums["policy_loss"] + static_loss.detach()
+    if targets.reference_logp_BT is not None:
+        kl_ref = compute_k3(logp_N, targets.reference_logp_BT[rows_B].flatten(), own_N)
+        loss = loss + algorithm.kl_weight * kl_ref
+        sums["kl_ref"] = kl_ref.detach()
     if isinstance(algorithm, PPOConfig):
         return_N = targets.return_BT[rows_B].flatten()
         value_loss = compute_value_loss(scores.value_B, return_N, valid_N)
@@ -278,6 +388,8 @@ def summarise_update(learner: Learner, totals: Sums, epochs: int) -> dict[str, f
     if "kl" in total:
         metrics["policy/kl"] = total["kl"] / count
         metrics["policy/clip_frac"] = total["clipped"] / count
+    if "kl_ref" in total:
+        metrics["policy/kl_ref"] = total["kl_ref"] / count
     if "value_loss" in total:
         variance = total["return_squared"] / count - (total["return"] / count) ** 2
         left = total["error_squared"] / count - (total["error"] / count) ** 2

@@ -29,7 +29,12 @@ from rlroute.rollout.engine import run_plan
 from rlroute.rollout.plan import EpisodePlan
 from rlroute.rollout.vector import collect_batch
 from rlroute.trainers.recipe import Recipe
-from rlroute.trainers.update import Learner, compute_loss, compute_targets
+from rlroute.trainers.update import (
+    Learner,
+    compute_loss,
+    compute_targets,
+    score_candidates,
+)
 
 WEIGHTS = CostWeightConfig(min=0.5, max=0.5)
 PLAN = EpisodePlan(
@@ -82,7 +87,7 @@ def make_learner(data, **algorithm) -> Learner:
         accelerator=Accelerator(cpu=True),
         model=model,
         optimiser=torch.optim.AdamW(model.parameters()),
-        config=config,
+        score_rows=score_candidates,
         rewards=build_reward_stack(data),
         recipe=Recipe.model_validate({"table": "tiny", "algorithm": algorithm}),
     )

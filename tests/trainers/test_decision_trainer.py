@@ -212,10 +212,10 @@ def test_the_sweep_covers_the_trained_range_and_starts_at_its_least_weight(
 
 
 def test_groups_that_processes_cannot_share_are_refused(make_recipe: MakeRecipe) -> None:
-    from rlroute.trainers.decision import check_processes
+    from rlroute.trainers.loop import check_processes
 
     with pytest.raises(RLRouteError, match="3 processes"):
-        check_processes(make_recipe("grpo"), 3)
+        check_processes(make_recipe("grpo").algorithm, 3)
 
 
 def test_weights_of_a_run_are_safetensors_and_nothing_is_pickled(

@@ -1,0 +1,1 @@
+"""Task worlds: what happens when an executor takes the next step of an agent's task."""
