@@ -47,7 +47,7 @@ def test_every_recipe_parses_and_says_what_it_is(recipe):
         ("world.horizon=2", ["kinds", "horizon"]),
         ("budget.caps=[-1]", ["budget.caps", "0 or null"]),
         ("warm_start.dear_share=1", ["warm_start.dear_share"]),
-        ("reward={charge: success, gate: true}", ["reward", "gate"]),
+        ("reward={charge: success, gate: false}", ["reward", "gate"]),
     ],
 )
 def test_a_faulty_setting_is_one_line_that_names_it(override, words):

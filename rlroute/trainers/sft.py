@@ -19,9 +19,10 @@ from rich.progress import Progress
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from rlroute.policies.language_model import load_tokenizer
 from rlroute.rollout.text_agent import encode_observation
 from rlroute.tracking import make_progress
-from rlroute.trainers.text_model import load_model, load_tokenizer, make_lora, write_policy
+from rlroute.trainers.text_model import KEY, load_model, make_lora, write_policy
 from rlroute.trainers.text_recipe import TextRecipe
 from rlroute.types import TextDecision, TextObservation, Trajectory
 
@@ -68,7 +69,7 @@ def run_warm_start(
     """Train a copy of the model at `source` on demonstrations and save it in `folder`."""
     settings = recipe.warm_start
     assert settings is not None
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(source, KEY)
     rows = [tokenise_demonstration(item, tokenizer) for item in demonstrations]
     arguments = SFTConfig(
         output_dir=str(folder.with_name("trainer")),

@@ -11,8 +11,8 @@ from typing import Any
 from torch.utils.data import Sampler
 from trl import GRPOConfig
 
+from rlroute.policies.language_model import VALUE_HEAD
 from rlroute.rollout.plan import EpisodePlan, plan_episodes
-from rlroute.trainers.text_model import VALUE_HEAD
 from rlroute.trainers.text_recipe import TextRecipe
 
 LOSSES = {"token": "dapo", "sequence": "grpo", "constant": "dr_grpo"}

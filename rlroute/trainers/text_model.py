@@ -16,39 +16,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlroute.extras import require
 from rlroute.files import atomic_folder, write_atomic
 from rlroute.parsing import STOP_STRINGS
+from rlroute.policies.language_model import (
+    EXTRA,
+    VALUE_HEAD,
+    LoraConfig,
+    ValueHead,
+    load_causal_model,
+)
 from rlroute.rollout.model_weights import ModelWeights
 from rlroute.seeding import derive_seed
 from rlroute.trainers.run_folder import BEST_FILE
-from rlroute.trainers.text_recipe import LoraConfig, NewModelConfig, TextPolicyConfig
-from rlroute.types import RLRouteError
+from rlroute.trainers.text_recipe import NewModelConfig, TextPolicyConfig
 
-EXTRA = "text"
-VALUE_HEAD = "value_head"
+KEY = "policy.base.model"
 INITIALISER_RANGE = 0.1  # small models copy names after 100 steps; at the usual 0.02 after 1,000
-
-
-class ValueHead(nn.Module):
-    """Two layers from a hidden state [..., H] to a value [...]; it starts at zero everywhere."""
-
-    def __init__(self, hidden: int, seed: int) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, VALUE_HEAD))
-            self.inner = nn.Linear(hidden, hidden)
-            self.outer = nn.Linear(hidden, 1)
-        nn.init.zeros_(self.outer.weight)
-        nn.init.zeros_(self.outer.bias)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Return the value of each hidden state, in float32."""
-        hidden = hidden.to(self.inner.weight.dtype)
-        value: Tensor = self.outer(torch.tanh(self.inner(hidden))).squeeze(-1)
-        return value.float()
 
 
 class ValueCapture:
@@ -94,32 +80,12 @@ def load_model(
     Raises:
         RLRouteError: no such checkpoint, or it is no causal language model.
     """
-    transformers = require("transformers", EXTRA)
-    dtype = getattr(torch, config.precision if config.lora else "float32")
-    try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(str(source), dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise RLRouteError(f"policy.base.model '{source}': cannot be loaded ({error})") from None
+    precision = config.precision if config.lora else "float32"
+    model = load_causal_model(source, precision, KEY)
     if value_head:
         hidden = model.config.get_text_config().hidden_size
         model.value_head = ValueHead(hidden, seed)
     return model
-
-
-def load_tokenizer(source: str | Path) -> Any:
-    """Load the tokenizer of a checkpoint; one without a padding token pads with end-of-text.
-
-    Raises:
-        RLRouteError: there is none.
-    """
-    transformers = require("transformers", EXTRA)
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(source), padding_side="left")
-    except (OSError, ValueError) as error:
-        raise RLRouteError(f"policy.base.model '{source}': no tokenizer ({error})") from None
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def write_policy(

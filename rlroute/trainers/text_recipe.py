@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from rlroute.config import StrictModel
 from rlroute.data.questions import QuestionSetConfig
 from rlroute.envs.multi_round import MultiRoundConfig
+from rlroute.policies.language_model import LoraConfig, Precision
 from rlroute.pool.relations_config import RelationsConfig
 from rlroute.rewards.charge import FixedReferenceConfig
 from rlroute.rewards.multi_round import MultiRoundRewardConfig
@@ -26,9 +27,6 @@ from rlroute.trainers.recipe import (
     PositiveInt,
     TrackingConfig,
 )
-
-Precision = Literal["float32", "bfloat16"]
-
 
 # --- Questions ------------------------------------------------------------------------------------
 
@@ -71,13 +69,6 @@ class PretrainedConfig(StrictModel):
 
     kind: Literal["pretrained"]
     model: str = Field(min_length=1)
-
-
-class LoraConfig(StrictModel):
-    """Train low-rank adapters on all linear layers instead of all weights (Hu et al., 2022)."""
-
-    rank: PositiveInt = 16
-    alpha: PositiveInt = 32
 
 
 class TextPolicyConfig(StrictModel):

@@ -34,6 +34,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from rlroute.config import dump_config, redact
 from rlroute.files import atomic_folder, write_atomic
+from rlroute.policies.language_model import load_tokenizer
 from rlroute.rewards.multi_round import MultiRoundReward
 from rlroute.rollout.plan import EpisodePlan
 from rlroute.tracking import EPISODES_FILE, METRICS_FILE, Tracker
@@ -50,8 +51,8 @@ from rlroute.trainers.text_metrics import (
     name_text_metrics,
 )
 from rlroute.trainers.text_model import (
+    KEY,
     load_model,
-    load_tokenizer,
     make_lora,
     make_new_model,
 )
@@ -187,7 +188,7 @@ class TextRun:
         self.state = TrainingState()
         self.tracker: Tracker | None = None
         self.started = self.rollout_seconds = 0.0
-        tokenizer = load_tokenizer(source)
+        tokenizer = load_tokenizer(source, KEY)
         ppo = isinstance(recipe.algorithm, TextPPOConfig)
         processes = join_processes()
         self.trainer = RoutingTrainer(

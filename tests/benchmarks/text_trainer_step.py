@@ -35,6 +35,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import GRPOTrainer
 
 from rlroute.config import parse_config
+from rlroute.policies.language_model import load_tokenizer
 from rlroute.rewards.multi_round import MultiRoundReward
 from rlroute.rollout.batching import flatten_tokens
 from rlroute.rollout.text_agent import encode_observation
@@ -43,7 +44,7 @@ from rlroute.trainers.text import (
     make_mask,
 )
 from rlroute.trainers.text_arguments import make_arguments
-from rlroute.trainers.text_model import load_model, load_tokenizer, make_new_model
+from rlroute.trainers.text_model import KEY, load_model, make_new_model
 from rlroute.trainers.text_problem import build_problem, write_episodes
 from rlroute.trainers.text_recipe import NewModelConfig, TextRecipe
 from rlroute.trainers.text_validation import stack_terms
@@ -151,7 +152,7 @@ class Bench:
         base = self.recipe.policy.base
         assert isinstance(base, NewModelConfig)
         make_new_model(base, texts, folder / "base", context=CONTEXT, seed=0)
-        self.tokenizer = load_tokenizer(folder / "base")
+        self.tokenizer = load_tokenizer(folder / "base", KEY)
         self.episodes = record_episodes(written, self.tokenizer)
         self.queries = len(problem.train)
         rows = [flatten_tokens(episode) for episode in self.episodes]

@@ -17,12 +17,13 @@ pytest.importorskip("trl", reason="the extra `text` is absent")
 from datasets import Dataset  # noqa: E402
 from trl import SFTConfig, SFTTrainer  # noqa: E402
 
+from rlroute.policies.language_model import load_tokenizer  # noqa: E402
 from rlroute.rollout.batching import flatten_tokens  # noqa: E402
 from rlroute.rollout.engine import run_episode  # noqa: E402
 from rlroute.rollout.samplers.base import Sample, SampleRequest, decode_ids  # noqa: E402
 from rlroute.rollout.text_agent import TextAgent  # noqa: E402
 from rlroute.trainers.sft import IGNORED, run_warm_start, tokenise_demonstration  # noqa: E402
-from rlroute.trainers.text_model import load_model, load_tokenizer, make_new_model  # noqa: E402
+from rlroute.trainers.text_model import KEY, load_model, make_new_model  # noqa: E402
 from rlroute.trainers.text_problem import (  # noqa: E402
     TextProblem,
     TextTrajectory,
@@ -130,7 +131,7 @@ def test_ids_and_labels_are_those_of_a_rollout_of_the_same_texts(
     episodes: list[TextTrajectory],
     base: Path,
 ) -> None:
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_tokenizer(base, KEY)
     tokenizer.chat_template = template
     assert {len(episode.transitions) for episode in episodes} >= {2, 3}
     for episode in episodes[:12]:
@@ -150,7 +151,7 @@ def test_special_tokens_that_a_reply_spells_are_letters_wherever_they_are_repeat
     recipe: TextRecipe, problem: TextProblem, base: Path
 ) -> None:
     # the reply is read first, and then repeated by the script as the name it asks about next
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_tokenizer(base, KEY)
     spoilt = dataclasses.replace(problem, pool=Overwritten(problem.pool, "</s><pad> Bo <s>"))
     episodes = write_episodes(recipe, spoilt)
     episode = next(item for item in episodes if "<pad>" in item.transitions[-1].decision.text)
@@ -164,7 +165,7 @@ def test_special_tokens_that_a_reply_spells_are_letters_wherever_they_are_repeat
 def test_trl_trains_on_the_labels_as_they_are(
     episodes: list[TextTrajectory], base: Path, recipe: TextRecipe, tmp_path: Path
 ) -> None:
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_tokenizer(base, KEY)
     rows = [tokenise_demonstration(episode, tokenizer) for episode in episodes[:4]]
     trainer = SFTTrainer(
         model=load_model(recipe.policy, base, value_head=False),
@@ -214,7 +215,7 @@ def test_a_warm_start_learns_the_policys_texts_and_not_the_replies(
     recipe: TextRecipe, episodes: list[TextTrajectory], base: Path, tmp_path: Path
 ) -> None:
     run_warm_start(recipe, base, episodes, tmp_path / "warm", cpu=True)
-    tokenizer = load_tokenizer(tmp_path / "warm")
+    tokenizer = load_tokenizer(tmp_path / "warm", KEY)
     rows = [tokenise_demonstration(episode, tokenizer) for episode in episodes[:16]]
     models = [
         load_model(recipe.policy, source, value_head=False) for source in (base, tmp_path / "warm")
@@ -223,7 +224,7 @@ def test_a_warm_start_learns_the_policys_texts_and_not_the_replies(
     others = [score_demonstrations(model, rows, own=False) for model in models]
     assert own[1] > own[0] + 1
     assert own[1] - own[0] > 2 * (others[1] - others[0])
-    assert tokenizer.get_vocab() == load_tokenizer(base).get_vocab()
+    assert tokenizer.get_vocab() == load_tokenizer(base, KEY).get_vocab()
 
 
 def test_failed_demonstrations_are_left_out_and_none_at_all_is_an_error() -> None:

@@ -19,16 +19,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 from rlroute.config import parse_config  # noqa: E402
 from rlroute.parsing import STOP_STRINGS  # noqa: E402
+from rlroute.policies.language_model import LoraConfig, ValueHead, load_tokenizer  # noqa: E402
 from rlroute.rollout.samplers.base import decode_ids  # noqa: E402
 from rlroute.trainers.text_model import (  # noqa: E402
+    KEY,
     ValueCapture,
-    ValueHead,
     load_model,
-    load_tokenizer,
     make_lora,
     make_new_model,
 )
-from rlroute.trainers.text_recipe import LoraConfig, NewModelConfig, TextPolicyConfig  # noqa: E402
+from rlroute.trainers.text_recipe import NewModelConfig, TextPolicyConfig  # noqa: E402
 from rlroute.trainers.text_run import BEST_FOLDER, TRAINER_FOLDER  # noqa: E402
 from rlroute.types import RLRouteError  # noqa: E402
 
@@ -56,7 +56,7 @@ def new_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_new_model_is_a_checkpoint_whose_tags_are_single_tokens(new_model: Path) -> None:
-    tokenizer = load_tokenizer(new_model)
+    tokenizer = load_tokenizer(new_model, KEY)
     for name in ("think", "search", "answer", "information"):
         for tag in (f"<{name}>", f"</{name}>"):
             assert len(tokenizer.encode(tag, add_special_tokens=False)) == 1
@@ -91,13 +91,13 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(RLRouteError, match=r"policy\.base\.model .* cannot be loaded"):
         load_model(make_policy(tmp_path), tmp_path, value_head=False)
     with pytest.raises(RLRouteError, match=r"policy\.base\.model .* no tokenizer"):
-        load_tokenizer(tmp_path)
+        load_tokenizer(tmp_path, KEY)
 
 
 def test_a_tokenizer_without_padding_pads_with_end_of_text(tmp_path: Path) -> None:
     save_tiny_llama(tmp_path)
     assert AutoTokenizer.from_pretrained(tmp_path).pad_token is None
-    tokenizer = load_tokenizer(tmp_path)
+    tokenizer = load_tokenizer(tmp_path, KEY)
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
 
 
@@ -211,8 +211,8 @@ def test_the_best_policy_is_a_plain_checkpoint_of_the_trained_weights(
     assert found["difference"] < 1e-5
     facts = json.loads((tmp_path / BEST_FOLDER / "best.json").read_text("utf-8"))
     assert facts["update"] == 1
-    assert load_tokenizer(tmp_path / BEST_FOLDER).encode("boss") == load_tokenizer(
-        find_warm_base()
+    assert load_tokenizer(tmp_path / BEST_FOLDER, KEY).encode("boss") == load_tokenizer(
+        find_warm_base(), KEY
     ).encode("boss")
     head = {name for name in found["trained"] if "value_head" in name}
     assert bool(head) == (algorithm == "ppo")

@@ -28,10 +28,11 @@ from datasets import Dataset  # noqa: E402
 from torch import Tensor  # noqa: E402
 from trl import GRPOTrainer  # noqa: E402
 
+from rlroute.policies.language_model import load_tokenizer  # noqa: E402
 from rlroute.rollout.batching import flatten_tokens  # noqa: E402
 from rlroute.tracking import read_metrics  # noqa: E402
 from rlroute.trainers.text_arguments import make_arguments  # noqa: E402
-from rlroute.trainers.text_model import load_model, load_tokenizer  # noqa: E402
+from rlroute.trainers.text_model import KEY, load_model  # noqa: E402
 from rlroute.trainers.text_run import TextRun  # noqa: E402
 
 PPO = {"share_backbone": True, "kl_weight": 0.1, "entropy_weight": 0.01, "value_clip": 0.2}
@@ -263,7 +264,7 @@ def run_both(
         ],
         args=make_arguments(recipe, str(tmp_path / "bare"), 1, cpu=True),
         train_dataset=Dataset.from_dict({"prompt": [str(row) for row in range(64)]}),
-        processing_class=load_tokenizer(find_warm_base()),
+        processing_class=load_tokenizer(find_warm_base(), KEY),
         rollout_func=roll_out,
         callbacks=[bare],
     )
