@@ -124,11 +124,8 @@ def prepare_text_libraries() -> None:
     Raises:
         RLRouteError: one is missing; the message names the extra.
     """
-    import torch
-
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # its hooks are held by our tests
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would warn at every start
+    silence_deepspeed()
     warnings.filterwarnings("ignore", ".*gradient_checkpointing.*deprecated", FutureWarning)
     for name in ("datasets", "peft", "transformers", "trl"):
         library = require(name, "text")
@@ -138,8 +135,17 @@ def prepare_text_libraries() -> None:
             library.utils.logging.disable_progress_bar()
 
 
+def silence_deepspeed() -> None:
+    """Tell DeepSpeed, where it is installed, that there is no GPU: it would warn at every start."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
 def require_training_libraries() -> None:
     """Raise RLRouteError, naming the extra, unless training and reports can run."""
+    silence_deepspeed()
     for name in ("accelerate", "gymnasium", "jinja2", "matplotlib"):
         require(name, "train")
 

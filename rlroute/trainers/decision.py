@@ -36,7 +36,7 @@ from rlroute.rollout.vector import collect_batch
 from rlroute.seeding import derive_seed
 from rlroute.tracking import Tracker
 from rlroute.trainers.checkpoint import TrainingState
-from rlroute.trainers.loop import check_processes, run_loop
+from rlroute.trainers.loop import check_distribution, check_processes, run_loop
 from rlroute.trainers.metrics import describe_decisions, describe_episodes, summarise_batch
 from rlroute.trainers.recipe import ExpectedGradientConfig, OptimiserConfig, Recipe
 from rlroute.trainers.run_folder import (
@@ -67,6 +67,7 @@ def train(
         RLRouteError: the table, an extra or the folder does not allow it; nothing was trained.
     """
     accelerator = require("accelerate", "train").Accelerator()
+    check_distribution(accelerator)
     check_processes(recipe.algorithm, accelerator.num_processes)
     if not resume and accelerator.is_main_process:
         clear_folder(folder, overwrite=overwrite)

@@ -114,6 +114,20 @@ def check_processes(algorithm: Any, processes: int) -> None:
         )
 
 
+def check_distribution(accelerator: Any) -> None:
+    """Refuse ways of sharing a model that this loop does not follow: it is data-parallel.
+
+    An update takes several backward passes for one step, which DeepSpeed's engine does not, and
+    checkpoints hold whole weights.
+    """
+    kind = str(accelerator.distributed_type).rpartition(".")[2]
+    if kind in ("DEEPSPEED", "FSDP", "MEGATRON_LM"):
+        raise RLRouteError(
+            f"accelerate runs {kind}, and decision policies are trained data-parallel only: launch "
+            "with launch/accelerate/ddp.yaml"
+        )
+
+
 def resume_from(folder: Path, learner: Learner) -> TrainingState:
     """Load the last checkpoint of a run.
 

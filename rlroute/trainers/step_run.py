@@ -49,7 +49,7 @@ from rlroute.rollout.steps import Moment
 from rlroute.tracking import METRICS_FILE, make_progress
 from rlroute.trainers.checkpoint import TrainingState, list_checkpoints, read_state
 from rlroute.trainers.imitation import choose_experts, imitate, weigh_labels
-from rlroute.trainers.loop import check_processes, run_loop
+from rlroute.trainers.loop import check_distribution, check_processes, run_loop
 from rlroute.trainers.run_folder import CHECKPOINTS_FOLDER, RECIPE_FILE, RUN_FILE, clear_folder
 from rlroute.trainers.step_policy import (
     StepModel,
@@ -90,6 +90,7 @@ def train_steps(
         RLRouteError: the world, the pool, an extra or the folder does not allow it.
     """
     accelerator = require("accelerate", "train").Accelerator()
+    check_distribution(accelerator)
     check_processes(recipe.algorithm, accelerator.num_processes)
     with open_stage(recipe) as stage:
         if not resume and accelerator.is_main_process:

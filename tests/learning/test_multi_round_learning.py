@@ -1,8 +1,9 @@
 """A tiny language model learns whom to ask: the relations world has a known optimum.
 
-Each seed warms up one model on scripted episodes that ask anybody who knows the relation, and then
-goes on from there by GRPO and by PPO. The optimum asks the specialists where they know, and the
-dear generalist elsewhere.
+Each seed warms up one model on scripted episodes of a planner that prefers cheap candidates among
+those who know the relation, and then goes on from there by GRPO and by PPO. The optimum asks the
+specialists where they know and the dear generalist elsewhere; the warm start earns about half of
+what that earns.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from rlroute.trainers.text_recipe import RelationsQuestions, TextRecipe
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "multi_round"
 SEEDS = (0, 1, 2)
-UPDATES = 40
 COST_WEIGHT = 0.4
 
 pytestmark = pytest.mark.slow
@@ -33,17 +33,13 @@ def train(recipe: str, folder: Path, *overrides: str) -> list[dict]:
     prepare_text_libraries()
     from rlroute.trainers.text_run import train_text
 
-    settings = [f"updates={UPDATES}", "validation.every=10", "tracking.wandb=false", *overrides]
+    settings = ["tracking.wandb=false", *overrides]
     train_text(load_config(TextRecipe, RECIPES / recipe, settings), folder)
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
-# all tests of a seed go to one worker: each worker would train anew
-GROUPS = [pytest.param(seed, marks=pytest.mark.xdist_group(f"learning-{seed}")) for seed in SEEDS]
-
-
-@pytest.fixture(scope="module", params=GROUPS)
+@pytest.fixture(scope="module", params=SEEDS)
 def rows_by_algorithm(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("learning")
     seed = f"seed={request.param}"
@@ -66,14 +62,23 @@ def average(rows: list[dict], name: str) -> float:
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
-def test_a_tiny_model_learns_whom_to_ask(rows_by_algorithm, optimum, algorithm):
+def test_from_the_warm_start_a_tiny_model_climbs_to_the_optimum(
+    rows_by_algorithm, optimum, algorithm
+):
     rows = rows_by_algorithm[algorithm]
-    best = max((row for row in rows if "eval/reward" in row), key=lambda row: row["eval/reward"])
-    assert best["eval/reward"] >= 0.9 * optimum.utility
-    assert best["eval/calls"] == pytest.approx(optimum.calls, abs=0.2)
-    first, last = rows[1:4], rows[-10:]
-    assert average(last, "reward/mean") > average(first, "reward/mean") + 0.05
+    validated = [row for row in rows if "eval/reward" in row]
+    start, end = validated[0], validated[-1]
+    assert start["eval/reward"] < 0.7 * optimum.utility  # what the warm start alone earns
+    assert end["eval/reward"] >= 0.9 * optimum.utility
+    assert end["eval/success"] > start["eval/success"] + 0.2
+    assert end["eval/calls"] == pytest.approx(optimum.calls, abs=0.2)
     assert not any(row["collapse/alarm"] for row in rows[1:])
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
+def test_what_is_sampled_rises_too(rows_by_algorithm, algorithm):
+    rows = rows_by_algorithm[algorithm]
+    assert average(rows[-10:], "reward/mean") > average(rows[1:4], "reward/mean") + 0.04
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
@@ -84,4 +89,4 @@ def test_each_relation_is_asked_of_who_is_best_for_it(rows_by_algorithm, algorit
 
 
 def test_the_value_head_explains_returns(rows_by_algorithm):
-    assert average(rows_by_algorithm["ppo"][-10:], "policy/explained_variance") > 0.2
+    assert average(rows_by_algorithm["ppo"][-10:], "policy/explained_variance") > 0.15

@@ -218,6 +218,20 @@ def test_groups_that_processes_cannot_share_are_refused(make_recipe: MakeRecipe)
         check_processes(make_recipe("grpo").algorithm, 3)
 
 
+@pytest.mark.parametrize("kind", ["DEEPSPEED", "FSDP"])
+def test_a_sharded_model_is_refused_in_one_line(kind: str) -> None:
+    from types import SimpleNamespace
+
+    from accelerate import DistributedType
+
+    from rlroute.trainers.loop import check_distribution
+
+    check_distribution(SimpleNamespace(distributed_type=DistributedType.MULTI_GPU))
+    sharded = SimpleNamespace(distributed_type=DistributedType[kind])
+    with pytest.raises(RLRouteError, match=f"accelerate runs {kind}.*ddp.yaml"):
+        check_distribution(sharded)
+
+
 def test_weights_of_a_run_are_safetensors_and_nothing_is_pickled(
     make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:

@@ -187,9 +187,12 @@ def measure_shares(run: TextRun) -> dict[str, float]:
     return dict(zip(NAMES, torch.stack(shares).mean(dim=0).tolist(), strict=True))
 
 
-def test_a_dead_specialist_is_not_preferred(tmp_path: Path) -> None:
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
+def test_a_dead_specialist_is_not_preferred(algorithm: str, tmp_path: Path) -> None:
+    groups = {"group_size": 8} if algorithm == "grpo" else {}
     recipe = make_recipe(
-        changes={"episodes": 64, "micro_batch": 64, "group_size": 8},
+        algorithm,
+        changes={"episodes": 64, "micro_batch": 64, **groups},
         world=DEAD_WORLD,
         updates=10,
         episode={"cost_weights": [0.9]},  # a call that cost nothing would pay
@@ -201,7 +204,8 @@ def test_a_dead_specialist_is_not_preferred(tmp_path: Path) -> None:
         after = measure_shares(run)
     assert min(before.values()) > 0.1
     assert after[DEAD] < before[DEAD]
-    assert after["small"] > before["small"] + 0.1  # the cheapest one that answers
+    assert after[DEAD] < after["small"]  # the cheapest one that answers
+    assert after["small"] > before["small"] + 0.1
     rows = read_metrics(tmp_path)[1:]
     assert rows[0]["group/dropped"] > 0
     for row in rows:
