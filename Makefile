@@ -21,7 +21,7 @@ run: $(VENV)/.installed
 	@echo "open $(RUN)/report.html; load the router with Router.load('$(RUN)/router')"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(if $(CI),,-m "not slow")
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(if $(CI),,-m "not slow")
 
 # a key of this run only: the server asks for it, and the test searches for it in what is left
 test-vllm: $(VLLM_VENV)/.installed $(SMOLLM2)

@@ -68,14 +68,14 @@ class WorldStep:
     note: str = ""
 
 
-class World(Protocol):
-    """One lane of a world; see the module's text.
+class WorldFacts(Protocol):
+    """What both forms of a world say of themselves.
 
     `executors` stand in the order of their prices, the cheapest first; `executor_features_KD`
     describes them for a policy (`describe_executors`, and columns of the world's own).
-    `feature_names` has a name for each of `features_W`; "confidence", where it is among them, is
-    the last executor's confidence in its own step (1 at the start). An episode that is not done
-    after `horizon` steps ends there.
+    `feature_names` has a name for each feature; "confidence", where it is among them, is the last
+    executor's confidence in its own step (1 at the start). An episode that is not done after
+    `horizon` steps ends there.
     """
 
     @property
@@ -92,7 +92,7 @@ class World(Protocol):
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """A name for each of `features_W`."""
+        """A name for each of the world's features."""
 
     @property
     def horizon(self) -> int:
@@ -100,6 +100,10 @@ class World(Protocol):
 
     def list_tasks(self, split: SplitName) -> tuple[Query, ...]:
         """Return the tasks of a split, always in the same order; `Query.task` is a task's kind."""
+
+
+class World(WorldFacts, Protocol):
+    """One lane of a world; see the module's text."""
 
     def fork(self) -> Self:
         """Return another lane over the same tasks."""
@@ -124,35 +128,12 @@ class World(Protocol):
         """Return the executor that the best policy would choose here; None where unknown."""
 
 
-class ArrayWorld(Protocol):
+class ArrayWorld(WorldFacts, Protocol):
     """B lanes at once; every array has the lanes on its first axis.
 
     Lane b of an array world makes the same episode as a `World` from the same task, seed and
     executors.
     """
-
-    @property
-    def name(self) -> str:
-        """The world's name."""
-
-    @property
-    def executors(self) -> tuple[Candidate, ...]:
-        """Who can take a step."""
-
-    @property
-    def executor_features_KD(self) -> FloatArray:
-        """What describes them [K, D]."""
-
-    @property
-    def feature_names(self) -> tuple[str, ...]:
-        """A name for each of the world's features."""
-
-    @property
-    def horizon(self) -> int:
-        """How many steps an episode has at most."""
-
-    def list_tasks(self, split: SplitName) -> tuple[Query, ...]:
-        """Return the tasks of a split, always in the same order."""
 
     def open_lanes(self, split: SplitName, lanes: int) -> None:
         """Make room for so many lanes; every one has to be started before it is used."""
