@@ -34,6 +34,7 @@ from pydantic import Field, model_validator
 from rlroute.config import StrictModel
 from rlroute.seeding import draw_uniform
 from rlroute.types import (
+    SPLITS,
     BoolArray,
     Call,
     Candidate,
@@ -269,7 +270,7 @@ class ChainWorld:
 
     def reset(self, task: Query, seed: int) -> WorldState:
         """Start a task."""
-        split: SplitName = task.metadata["split"]  # type: ignore[assignment]
+        split = next(name for name in SPLITS if name == task.metadata["split"])
         self.lanes.open_lanes(split, 1)
         number = np.array([int(task.metadata["number"])])
         self.lanes.start_lanes(np.array([0]), number, np.array([seed]))
