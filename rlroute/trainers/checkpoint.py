@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,17 @@ STEP_NAME = re.compile(r"step-(\d+)")
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a run stands: updates done, the best validation so far, and money and time spent."""
+    """Where a run stands: updates done, the best validation so far, and money and time spent.
+
+    `problem` is what the problem itself has to go on from, as plain JSON values.
+    """
 
     update: int = 0
     best_metric: float | None = None
     best_update: int = 0
     cost_usd_total: float = 0.0
     seconds: float = 0.0
+    problem: dict[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -48,9 +52,9 @@ def save_checkpoint(
     """Write `folder/step-N`, N the updates done, and remove the older steps."""
     path = folder / f"step-{state.update}"
     with atomic_folder(path) as temporary:
-        save_file(
-            {name: value.contiguous() for name, value in weights.items()}, temporary / WEIGHTS_FILE
-        )
+        tied = find_tied(weights)  # a file holds them once
+        own = {name: value.contiguous() for name, value in weights.items() if name not in tied}
+        save_file(own, temporary / WEIGHTS_FILE)
         save_file(flatten_optimiser(optimiser), temporary / OPTIMISER_FILE)
         content = {"format_version": FORMAT_VERSION, **asdict(state)}
         write_atomic(temporary / STATE_FILE, json.dumps(content, indent=2))
@@ -58,6 +62,17 @@ def save_checkpoint(
         if other != path:
             shutil.rmtree(other)
     return path
+
+
+def find_tied(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the names whose tensor is that of an earlier name, such as tied embeddings."""
+    firsts: dict[tuple[int, torch.Size], str] = {}
+    tied = {}
+    for name, value in weights.items():
+        first = firsts.setdefault((value.data_ptr(), value.shape), name)
+        if first != name and value.numel():
+            tied[name] = first
+    return tied
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -78,6 +93,8 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimiser: Optimizer) ->
         moments = load_file(path / OPTIMISER_FILE)
     except (OSError, SafetensorError) as error:
         raise RLRouteError(f"{path}: the checkpoint cannot be read ({error})") from None
+    tied = find_tied(model.state_dict())
+    weights |= {name: weights[first] for name, first in tied.items() if first in weights}
     load_weights(model, weights, path)
     restore_optimiser(optimiser, moments)
     return state
