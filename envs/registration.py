@@ -6,7 +6,8 @@ Arguments of `make` and `make_vec` for the latter: `table` (a folder or a shippe
 power), `feedback` ("bandit" or "full"), `encoder` (a mapping as in a recipe), `seed` of the encoder
 and the profiles; or `data`, a `RoutingData` made before, instead of table, split, encoder and seed.
 Those of `rlroute/MultiRound-v0` stand in `rlroute.envs.multi_round_gym`, those of
-`rlroute/StepBudget-v0` in `rlroute.envs.step_budget_gym`.
+`rlroute/StepBudget-v0` in `rlroute.envs.step_budget_gym`, and those of `rlroute/MemoryTiers-v0` in
+`rlroute.envs.memory_tiers_gym`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from rlroute.types import RLRouteError, SplitName
 SINGLE_TURN = "rlroute/SingleTurn-v0"
 MULTI_ROUND = "rlroute/MultiRound-v0"
 STEP_BUDGET = "rlroute/StepBudget-v0"
+MEMORY_TIERS = "rlroute/MemoryTiers-v0"
 
 
 class SingleTurnArguments(StrictModel):
@@ -87,4 +89,9 @@ def register_environments() -> None:
         STEP_BUDGET,
         entry_point="rlroute.envs.step_budget_gym:make_step_budget",
         vector_entry_point="rlroute.envs.step_budget_gym:make_step_budget_vector",
+    )
+    gymnasium.register(
+        MEMORY_TIERS,
+        entry_point="rlroute.envs.memory_tiers_gym:make_memory_tiers",
+        vector_entry_point="rlroute.envs.memory_tiers_gym:make_memory_tiers_vector",
     )

@@ -30,7 +30,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from rlroute.config import StrictModel
-from rlroute.types import FloatArray, RLRouteError
+from rlroute.types import FloatArray, RLRouteError, UsdArray
 
 MICRO = 1e6  # millionths of a USD in a USD
 MIN_SPREAD = 1e-8
@@ -85,7 +85,7 @@ NormaliserConfig = Annotated[
 class ChargeNormaliser(Protocol):
     """Charges to cost rewards, with whatever state that takes."""
 
-    def normalise(self, charge_usd_N: FloatArray, frozen: bool = False) -> FloatArray:
+    def normalise(self, charge_usd_N: FloatArray | UsdArray, frozen: bool = False) -> FloatArray:
         """Return the cost rewards [N] in [0, 1], higher is cheaper; NaN stays NaN."""
 
     def get_state(self) -> dict[str, Any]:
@@ -96,20 +96,24 @@ class ChargeNormaliser(Protocol):
 
 
 class FixedReference:
-    """Charges in units of one reference; it has no state, so frozen or not is the same."""
+    """Charges in units of one reference; it has no state, so frozen or not is the same.
 
-    def __init__(self, config: FixedReferenceConfig) -> None:
+    With `clip=False`, a charge above the reference earns less than 0 instead of 0.
+    """
+
+    def __init__(self, config: FixedReferenceConfig, *, clip: bool = True) -> None:
         self._transform = TRANSFORMS[config.transform]
         self._reference = self._transform(np.array(config.reference_usd))
+        self._most = 1.0 if clip else np.inf
 
-    def normalise(self, charge_usd_N: FloatArray, frozen: bool = False) -> FloatArray:
+    def normalise(self, charge_usd_N: FloatArray | UsdArray, frozen: bool = False) -> FloatArray:
         """Return 1 - clip(t(charge) / t(reference), 0, 1) [N].
 
         Raises:
             RLRouteError: a charge is negative or infinite.
         """
         share_N = self._transform(_check_charges(charge_usd_N)) / self._reference
-        return (1 - np.clip(share_N, 0, 1)).astype(np.float32)
+        return (1 - np.clip(share_N, 0, self._most)).astype(np.float32)
 
     def get_state(self) -> dict[str, Any]:
         """Return nothing."""
@@ -135,7 +139,16 @@ class PercentileWindow:
     def __len__(self) -> int:
         return len(self._charges)
 
-    def normalise(self, charge_usd_N: FloatArray, frozen: bool = False) -> FloatArray:
+    def push(self, charge_usd_N: FloatArray | UsdArray) -> None:
+        """Let charges join the window, in their order; undefined ones do not.
+
+        Raises:
+            RLRouteError: a charge is negative or infinite.
+        """
+        charge_N = _check_charges(charge_usd_N) * MICRO
+        self._charges.extend(charge_N[~np.isnan(charge_N)].tolist())
+
+    def normalise(self, charge_usd_N: FloatArray | UsdArray, frozen: bool = False) -> FloatArray:
         """Return the cost rewards [N]; unless frozen, each charge joins the window before its own.
 
         Raises:
@@ -153,16 +166,25 @@ class PercentileWindow:
 
     def _place(self, charge: Float64Array) -> FloatArray:
         """Return the cost reward of charges in millionths of a USD, by the window as it is."""
-        transform = TRANSFORMS[self._config.transform]
-        undecided = np.where(np.isnan(charge), np.nan, UNDECIDED).astype(np.float32)
-        if len(self._charges) < 2:
-            return undecided
-        window = transform(np.array(self._charges))
-        low, high = np.percentile(window, [self._config.low, self._config.high])
-        if high - low < MIN_SPREAD:
-            return undecided
-        share = (transform(charge) - low) / (high - low)
+        bounds = self._find_bounds()
+        if bounds is None:
+            return np.where(np.isnan(charge), np.nan, UNDECIDED).astype(np.float32)
+        low, high = bounds
+        share = (TRANSFORMS[self._config.transform](charge) - low) / (high - low)
         return np.asarray(1 - np.clip(share, 0, 1), dtype=np.float32)
+
+    def _find_bounds(self) -> tuple[float, float] | None:
+        """Return the transformed charges that earn 1 and 0; None while nothing can be told."""
+        if len(self._charges) < 2:
+            return None
+        low, high = self._find_percentiles()
+        return None if high - low < MIN_SPREAD else (low, high)
+
+    def _find_percentiles(self) -> tuple[float, float]:
+        """Return the low and the high percentile of the transformed charges in the window."""
+        window = TRANSFORMS[self._config.transform](np.array(self._charges))
+        low, high = np.percentile(window, [self._config.low, self._config.high])
+        return float(low), float(high)
 
     def get_state(self) -> dict[str, Any]:
         """Return the charges in the window, oldest first, in millionths of a USD."""

@@ -1,8 +1,9 @@
 """rlroute: reinforcement learning for routing policies.
 
 `from rlroute import Router` loads an exported router, `TextRouter` an exported text policy,
-`StepRouter` one that decides step by step; everything else is imported from its own module, so that
-`import rlroute` stays cheap and needs no training library.
+`StepRouter` one that decides step by step, `TierRouter` one for the tiers of a memory pipeline;
+everything else is imported from its own module, so that `import rlroute` stays cheap and needs no
+training library.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ if TYPE_CHECKING:
     from rlroute.router import Router
     from rlroute.step_router import StepRouter
     from rlroute.text_router import TextRouter
+    from rlroute.tier_router import TierRouter
 
 __version__ = "0.1.0"
-__all__ = ["Router", "StepRouter", "TextRouter", "__version__"]
+__all__ = ["Router", "StepRouter", "TextRouter", "TierRouter", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -32,4 +34,8 @@ def __getattr__(name: str) -> Any:
         from rlroute.text_router import TextRouter
 
         return TextRouter
+    if name == "TierRouter":
+        from rlroute.tier_router import TierRouter
+
+        return TierRouter
     raise AttributeError(f"module 'rlroute' has no attribute {name!r}")

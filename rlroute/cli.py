@@ -73,6 +73,53 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="RUN", help="A single-turn run.")],
+    second: Annotated[Path, typer.Argument(metavar="RUN", help="Another on the same table.")],
+    at_weight: Annotated[
+        float | None, typer.Option(help="Cost weight to compare query by query at.")
+    ] = None,
+    at_budget: Annotated[
+        float | None,
+        typer.Option(help="USD per 1,000 queries; each run's weight is chosen on validation."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the comparison; default runs/compare-A-B.")
+    ] = None,
+) -> None:
+    """Compare two runs on the same queries with paired tests; write compare.html."""
+    from rlroute.run_comparison import run_compare
+
+    run_compare(first, second, at_weight=at_weight, at_budget=at_budget, out=out)
+
+
+@app.command()
+def sweep(
+    recipe: Annotated[Path, typer.Argument(help="A single-turn recipe, a YAML file.")],
+    overrides: Overrides = None,
+    seeds: Annotated[str, typer.Option(help="Seeds of every setting, e.g. 0,1,2.")] = "0,1,2",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=V1,V2", help="Values to try; several make a grid."),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time, one core each; default all cores.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of runs and report; default runs/sweep-RECIPE.")
+    ] = None,
+) -> None:
+    """Train a recipe over seeds and settings in parallel processes; write one merged report.
+
+    Give the same command again to go on after an interruption: finished runs are kept.
+    """
+    from rlroute.sweep import run_sweep
+
+    if not run_sweep(recipe, overrides or [], seeds, set_ or [], jobs=jobs, out=out):
+        raise typer.Exit(1)
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="The run folder.")],
     to: Annotated[Path, typer.Option(help="The folder that the router goes to.")],

@@ -28,6 +28,7 @@ import numpy.typing as npt
 import torch
 
 from rlroute.data.candidate_files import check_profiles, dump_candidates, parse_candidates
+from rlroute.data.encoders import check_endpoint
 from rlroute.data.routing_data import build_candidate_features
 from rlroute.export.bundle import WEIGHTS_FILE, BundleContents, read_bundle
 from rlroute.policies.decision import score
@@ -82,16 +83,27 @@ class Router:
         self._set_candidates(contents.candidates)
 
     @classmethod
-    def load(cls, folder: str | Path, *, model_folder: str | Path | None = None) -> Router:
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        model_folder: str | Path | None = None,
+        endpoint: str | None = None,
+    ) -> Router:
         """Load what `rlroute export` wrote.
 
-        `model_folder` says where the model of a `path` encoder lies, should it have moved.
+        `model_folder` says where the model of a `path` encoder lies, should it have moved. A router
+        with an `openai` encoder sends texts and a key to the url that its folder names, so you
+        have to name it too, as `endpoint`.
 
         Raises:
-            RLRouteError: the folder is no exported router, or a torn, changed or newer one.
+            RLRouteError: the folder is no exported router, a torn, changed or newer one, or one
+                that asks another endpoint than `endpoint`.
         """
         moved = None if model_folder is None else Path(model_folder)
-        return cls(read_bundle(Path(folder), model_folder=moved), folder)
+        contents = read_bundle(Path(folder), model_folder=moved)
+        check_endpoint(contents.encoder, endpoint, Path(folder))
+        return cls(contents, folder)
 
     def route(
         self, text: str, *, cost_weight: float = 0.0, allowed: Collection[str] | None = None
@@ -100,7 +112,8 @@ class Router:
 
         Raises:
             RLRouteError: the text is empty or no string, the cost weight lies outside the trained
-                range, or `allowed` is empty or names an unknown candidate.
+                range, `allowed` is empty or names an unknown candidate, or the endpoint of an
+                `openai` encoder gives no vector.
         """
         return self.route_many([text], cost_weight=cost_weight, allowed=allowed)[0]
 
@@ -150,6 +163,13 @@ class Router:
         if not np.isfinite(vector_F).all():
             raise RLRouteError("features hold a value that is not a finite number")
         return self._decide(vector_F, self._check_weight(cost_weight), self._make_mask(allowed))
+
+    def describe_encoder(self) -> dict[str, Any]:
+        """Return what the encoder is; of one behind an endpoint also price and cost so far (USD).
+
+        `usage.cost_usd_per_text` is then what the encoding of a query has cost on average.
+        """
+        return self._encoder.describe()
 
     def with_candidates(self, candidates: Sequence[Candidate]) -> Router:
         """Return a router that chooses among other candidates, without training.

@@ -14,6 +14,8 @@ from rich.console import Console
 
 from rlroute.config import dump_config, load_config, read_yaml_mapping
 from rlroute.extras import require
+from rlroute.run_plans import AnyRecipe, describe_plan
+from rlroute.trainers.memory_recipe import MemoryRecipe
 from rlroute.trainers.recipe import Recipe
 from rlroute.trainers.session_recipe import SessionRecipe
 from rlroute.trainers.step_recipe import StepRecipe
@@ -22,13 +24,13 @@ from rlroute.types import RLRouteError
 
 EVALUATION_FILE = "evaluation.json"
 
-AnyRecipe = Recipe | TextRecipe | StepRecipe | SessionRecipe
 # what stands under `environment` in a recipe, and the settings that it has then
 SCHEMAS: dict[str, type[AnyRecipe]] = {
     "single_turn": Recipe,
     "multi_round": TextRecipe,
     "step_budget": StepRecipe,
     "sessions": SessionRecipe,
+    "memory_tiers": MemoryRecipe,
 }
 
 
@@ -113,6 +115,10 @@ def find_trainer(recipe: AnyRecipe) -> Callable[..., Any]:
         from rlroute.trainers.session_run import train_sessions
 
         return train_sessions
+    if isinstance(recipe, MemoryRecipe):
+        from rlroute.trainers.memory_run import train_memory
+
+        return train_memory
     from rlroute.trainers.decision import train
 
     return train
@@ -158,6 +164,8 @@ def name_run(recipe: AnyRecipe) -> str:
         subject = recipe.questions.kind
     elif isinstance(recipe, StepRecipe):
         subject = f"{recipe.world.kind}-{recipe.policy.kind}"
+    elif isinstance(recipe, MemoryRecipe):
+        subject = f"memory-{recipe.data.kind}-{recipe.outcomes.kind}"
     else:
         subject = f"sessions-{recipe.sessions.kind}"
     return f"{subject}-{recipe.algorithm.kind}-s{recipe.seed}"
@@ -189,85 +197,6 @@ def find_run_schema(folder: Path) -> type[AnyRecipe]:
     return find_schema(path)
 
 
-def describe_plan(recipe: AnyRecipe, folder: Path) -> None:
-    """Print the resolved recipe on the output, and what a run would do on the error stream."""
-    if isinstance(recipe, Recipe):
-        lines = describe_table_plan(recipe)
-    elif isinstance(recipe, TextRecipe):
-        lines = describe_text(recipe)
-    elif isinstance(recipe, StepRecipe):
-        lines = describe_steps(recipe)
-    else:
-        lines = describe_sessions(recipe)
-    print_out(dump_config(recipe))
-    lines += [f"run folder  {folder}", "nothing was trained or written"]
-    Console(stderr=True).print("\n".join(lines), highlight=False, soft_wrap=True)
-
-
-def describe_steps(recipe: StepRecipe) -> list[str]:
-    """Say what a run of a step recipe would do, without opening its world."""
-    algorithm, start, boundary = recipe.algorithm, recipe.warm_start, recipe.boundary
-    caps = ", ".join("none" if cap is None else f"{cap:g}" for cap in recipe.budget.caps)
-    return [
-        f"world       {recipe.world.kind}",
-        f"budget      caps {caps} ({recipe.budget.unit})",
-        f"boundaries  {boundary.rollouts} rollouts of each static policy per task, "
-        f"sweep of {boundary.sweep} on hard tasks",
-        f"warm start  {f'{start.epochs} epochs on the experts' if start else 'none'}",
-        f"training    {recipe.updates} updates x {algorithm.episodes:,} episodes "
-        f"({algorithm.kind}, groups of {algorithm.group_size})",
-        f"validation  {recipe.validation.metric}, every {recipe.validation.every} updates",
-    ]
-
-
-def describe_sessions(recipe: SessionRecipe) -> list[str]:
-    """Say what a run on logged sessions would do, without reading the log."""
-    budgets = ", ".join(f"{budget:g}" for budget in recipe.budgets)
-    return [
-        f"sessions    {recipe.sessions.kind}, relabelled with budgets {budgets}",
-        f"training    {recipe.updates} updates x {recipe.steps} steps of {recipe.batch} turns "
-        f"({recipe.algorithm.kind})",
-        f"validation  return on val, every {recipe.validation.every} updates",
-    ]
-
-
-def describe_text(recipe: TextRecipe) -> list[str]:
-    """Say what a run of a text recipe would do, without loading a model or a question."""
-    algorithm, start = recipe.algorithm, recipe.warm_start
-    weights = recipe.validation.cost_weights or recipe.episode.cost_weights
-    return [
-        f"questions   {recipe.questions.kind}",
-        f"warm start  {f'{start.episodes:,} {start.planner} episodes' if start else 'none'}",
-        f"training    {recipe.updates} updates x {algorithm.episodes:,} episodes "
-        f"({algorithm.kind}, groups of {algorithm.group_size})",
-        f"validation  {recipe.validation.questions} questions at {len(weights)} cost weights, "
-        f"every {recipe.validation.every} updates",
-    ]
-
-
-def describe_table_plan(recipe: Recipe) -> list[str]:
-    """Say what a run on a table would do."""
-    from rlroute.data.table import read_table
-    from rlroute.types import SPLITS
-
-    table = read_table(recipe.table)
-    algorithm = recipe.algorithm
-    counts = ", ".join(f"{name} {int((table.split_Q == name).sum()):,}" for name in SPLITS)
-    return [
-        f"table       {table.name}: {len(table.queries):,} queries ({counts}), "
-        f"{len(table.candidates)} candidates",
-        f"training    {recipe.updates} updates x {algorithm.episodes:,} episodes "
-        f"({algorithm.kind}, groups of {algorithm.group_size})",
-        f"validation  {recipe.validation.metric} at {recipe.validation.cost_weights} cost weights, "
-        f"every {recipe.validation.every} updates",
-    ]
-
-
-def print_out(text: str) -> None:
-    """Write plain text to the output, where a pipe can take it."""
-    sys.stdout.write(text)
-
-
 def evaluate_run(folder: Path, beside: Sequence[Path] = ()) -> None:
     """Compare a run's policy with the baselines on the test split, and write the report.
 
@@ -276,8 +205,10 @@ def evaluate_run(folder: Path, beside: Sequence[Path] = ()) -> None:
             runs of its kind are not shown beside each other.
     """
     schema = find_run_schema(folder)
-    if beside and schema is not StepRecipe:
-        raise RLRouteError("evaluate: --beside is for runs of environment step_budget")
+    if beside and schema not in (StepRecipe, MemoryRecipe):
+        raise RLRouteError(
+            "evaluate: --beside is for runs of environment step_budget or memory_tiers"
+        )
     if schema is TextRecipe:
         prepare_text_libraries()
         from rlroute.text_runs import evaluate_text_run
@@ -294,6 +225,11 @@ def evaluate_run(folder: Path, beside: Sequence[Path] = ()) -> None:
         from rlroute.trainers.session_evaluation import evaluate_session_run
 
         evaluate_session_run(folder)
+        return
+    if schema is MemoryRecipe:
+        from rlroute.memory_runs import evaluate_memory_run
+
+        evaluate_memory_run(folder, beside=beside)
         return
     evaluate_table_run(folder)
 
@@ -318,7 +254,7 @@ def evaluate_table_run(folder: Path) -> None:
             [GreedyPolicy(scorer, name=run.recipe.algorithm.kind), *baselines],
             splits["train"],
             splits["test"],
-            make_cost_weights(run.recipe, run.recipe.evaluation.cost_weights),
+            make_cost_weights(run.recipe.cost_weight, run.recipe.evaluation.cost_weights),
             val=splits["val"],
             bootstrap=run.recipe.evaluation.bootstrap,
             seed=run.recipe.seed,
@@ -357,7 +293,7 @@ def make_report_context(run: Any, best: dict[str, Any]) -> Any:
 
 
 def export_run(folder: Path, to: Path) -> None:
-    """Write the run's router as a folder that `Router.load` or `TextRouter.load` reads.
+    """Write the run's router as a folder that the `load` of `Router` or of its like reads.
 
     Raises:
         RLRouteError: no finished run lies there, or `to` holds something else.
@@ -373,6 +309,11 @@ def export_run(folder: Path, to: Path) -> None:
         from rlroute.step_export import export_step_run
 
         export_step_run(folder, to)
+        return
+    if schema is MemoryRecipe:
+        from rlroute.tier_export import export_memory_run
+
+        export_memory_run(folder, to)
         return
     if schema is SessionRecipe:
         raise RLRouteError("export: runs of environment sessions have no exported form yet")

@@ -67,7 +67,8 @@ def test_help_loads_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "HEAVY []" in done.stdout
-    for command in ("train", "evaluate", "export", "validate", "import", "collect", "check-env"):
+    commands = ("train", "evaluate", "compare", "sweep", "export", "validate", "import", "collect")
+    for command in (*commands, "check-env"):
         assert command in done.stdout
 
 

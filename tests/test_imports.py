@@ -24,12 +24,15 @@ ALLOWED: dict[str, set[str]] = {
     "algorithms": {"types"},
     "tracking": {"types", "extras", "files"},
     "data": {"types", "extras", "files", "seeding", "config"},
-    "rewards": {"types", "config", "parsing"},
+    "rewards": {"types", "extras", "config", "parsing"},
     "pool": {"types", "extras", "files", "seeding", "config", "data"},
     "worlds": {"types", "extras", "files", "seeding", "config", "data", "pool"},
+    "memory": {
+        *("types", "extras", "files", "seeding", "config", "parsing", "data", "rewards", "pool"),
+    },
     "envs": {
         *("types", "config", "seeding", "data", "rewards", "pool"),
-        *("parsing", "router_r1", "worlds"),
+        *("parsing", "router_r1", "worlds", "memory"),
     },
     "evaluation": {"types", "extras", "files", "config", "data"},
     "policies": {
@@ -43,14 +46,15 @@ ALLOWED: dict[str, set[str]] = {
     "trainers": {
         *("types", "extras", "files", "seeding", "config", "algorithms", "tracking"),
         *("data", "rewards", "envs", "evaluation", "policies", "rollout", "parsing", "pool"),
-        "worlds",
+        *("worlds", "memory"),
     },
     "export": {
-        *("types", "files", "config", "data", "policies", "envs", "rollout"),
+        *("types", "files", "config", "data", "policies", "envs", "rollout", "memory"),
     },
     "router": {"types", "files", "config", "data", "policies", "export"},
     "text_router": {"types", "envs", "pool", "rollout", "export"},
     "step_router": {"types", "files", "config", "data", "policies", "envs", "export"},
+    "tier_router": {"types", "files", "config", "data", "policies", "memory", "envs", "export"},
     "collection": {
         *("types", "extras", "files", "seeding", "config", "data", "rewards", "pool"),
         "evaluation",
@@ -63,21 +67,34 @@ ALLOWED: dict[str, set[str]] = {
         *("types", "extras", "files", "seeding", "config", "tracking", "data", "rewards", "pool"),
         *("worlds", "envs", "evaluation", "policies", "rollout", "trainers"),
     },
+    "memory_runs": {
+        *("types", "files", "seeding", "config", "tracking", "memory", "evaluation", "policies"),
+        "trainers",
+    },
+    "run_plans": {"types", "config", "data", "trainers"},
     "step_export": {
         *("types", "files", "config", "worlds", "envs", "policies", "rollout", "trainers"),
         "export",
     },
+    "tier_export": {
+        *("types", "config", "data", "memory", "evaluation", "trainers", "export"),
+        "memory_runs",
+    },
     "runs": {
         *("types", "extras", "files", "config", "tracking", "data"),
         *("evaluation", "policies", "trainers", "export", "text_runs", "step_runs"),
-        "step_export",
+        *("step_export", "memory_runs", "run_plans", "tier_export"),
     },
+    "run_comparison": {
+        *("types", "config", "evaluation", "policies", "trainers", "runs"),
+    },
+    "sweep": {"types", "config", "tracking", "evaluation", "trainers", "runs"},
     "cli": {
         *("types", "extras", "config", "data", "pool", "envs", "evaluation", "collection"),
-        "runs",
+        *("runs", "run_comparison", "sweep"),
     },
     "__main__": {"cli"},
-    "__init__": {"router", "text_router", "step_router"},
+    "__init__": {"router", "text_router", "step_router", "tier_router"},
 }
 
 HEAVY = (

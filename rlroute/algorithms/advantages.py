@@ -100,6 +100,14 @@ def compute_normalised_sum_advantages(
     return weighed_TNG.sum(dim=0), valid_RG.reshape(terms_TNG.shape)[0]
 
 
+def compute_joint_advantages(return_B: Tensor, first_value_B: Tensor, defined_B: Tensor) -> Tensor:
+    """Return one advantage per episode [B], return - V(first state); 0 where undefined.
+
+    For `compute_joint_clipped_loss`. Source: BudgetMem (arXiv 2602.06025), as implemented.
+    """
+    return torch.where(defined_B, return_B - first_value_B, 0.0)
+
+
 def normalise_advantages(adv: Tensor, mean: Tensor, std: Tensor, epsilon: float = 1e-8) -> Tensor:
     """Return (adv - mean) / (std + epsilon), with statistics of the batch over all processes."""
     return (adv - mean) / (std + epsilon)

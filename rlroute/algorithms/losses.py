@@ -46,6 +46,29 @@ def compute_clipped_loss(
     return PolicyLoss(-torch.where(valid_N, surrogate_N, 0.0).sum(), kl, clipped)
 
 
+def compute_joint_clipped_loss(
+    logp_BT: Tensor,
+    old_logp_BT: Tensor,
+    adv_B: Tensor,
+    valid_BT: Tensor,
+    clip_range: float,
+    max_log_ratio: float = 10.0,
+) -> PolicyLoss:
+    """Return PPO's clipped surrogate with one ratio for all decisions of an episode.
+
+        ratio = exp(clamp(sum over valid t of logp - old_logp, -max_log_ratio, max_log_ratio))
+
+    The rest is as in `compute_clipped_loss`, a row being an episode: divide the sums by the
+    episodes that have a valid decision; others contribute zero. All decisions share the episode's
+    advantage, and one clipped ratio stops the gradient of them all. Source: BudgetMem (arXiv
+    2602.06025), as implemented.
+    """
+    log_ratio_B = torch.where(valid_BT, logp_BT - old_logp_BT, 0.0).sum(dim=1)
+    log_ratio_B = log_ratio_B.clamp(-max_log_ratio, max_log_ratio)
+    old_B = torch.zeros_like(log_ratio_B)
+    return compute_clipped_loss(log_ratio_B, old_B, adv_B, valid_BT.any(dim=1), clip_range)
+
+
 def compute_expected_loss(logp_NK: Tensor, reward_NK: Tensor) -> Tensor:
     """Return minus the exact expected reward under the policy, summed over N queries.
 

@@ -35,7 +35,7 @@ from rlroute.data.splits import assign_splits
 from rlroute.data.table import OutcomeTable, check_table, write_table_files
 from rlroute.files import atomic_folder, write_atomic
 from rlroute.pool.base import Pool
-from rlroute.pool.local import LocalCandidate
+from rlroute.pool.local_candidate import LocalCandidate
 from rlroute.pool.open import open_model
 from rlroute.pool.tools import ToolCandidate
 from rlroute.types import SPLITS, Call, Candidate, Limits, Prices, Query, Reply, RLRouteError

@@ -74,8 +74,12 @@ class EmbeddingCache:
             ) from None
 
 
-def encode_cached(encoder: Encoder, texts: Sequence[str], folder: Path) -> FloatArray:
+def encode_cached(
+    encoder: Encoder, texts: Sequence[str], folder: Path, *, texts_per_shard: int | None = None
+) -> FloatArray:
     """Return `encoder.encode(texts)` [N, F], bit for bit, encoding only texts that are new to it.
+
+    New texts are written `texts_per_shard` at a time (None: `TEXTS_PER_SHARD`).
 
     Raises:
         RLRouteError: the folder cannot be written.
@@ -86,8 +90,9 @@ def encode_cached(encoder: Encoder, texts: Sequence[str], folder: Path) -> Float
     vectors = cache.read(fingerprint)
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in vectors}
     items = list(missing.items())
-    for start in range(0, len(items), TEXTS_PER_SHARD):
-        chunk = items[start : start + TEXTS_PER_SHARD]
+    step = texts_per_shard or TEXTS_PER_SHARD
+    for start in range(0, len(items), step):
+        chunk = items[start : start + step]
         rows_NF = encoder.encode([text for _, text in chunk])
         fresh = {key: row_F for (key, _), row_F in zip(chunk, rows_NF, strict=True)}
         cache.write(fingerprint, fresh)

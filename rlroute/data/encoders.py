@@ -1,9 +1,10 @@
 """Text encoders: a query as a vector of fixed length, in training and in an exported router.
 
 `tfidf` (the default, no downloads) is TF-IDF over words and pairs of words, projected by a
-truncated SVD; `minilm` is all-MiniLM-L6-v2 from a package; `path` is any transformers or
-sentence-transformers folder (both in `rlroute.data.transformer_encoder`). The fingerprint of an
-encoder is a hash of everything that decides its vectors: it keys the embedding cache, and an
+truncated SVD; the other kinds stand in files of their own: `minilm` and `path` in
+`rlroute.data.transformer_encoder`, `word_vectors`, `features` and `openai` in `word_vectors`,
+`hand_features` and `endpoint_encoder` beside it, all settings in `encoder_config`. The fingerprint
+of an encoder is a hash of everything that decides its vectors: it keys the embedding cache, and an
 exported router refuses to start with another encoder than it learnt with.
 
 What it leaves out: fine-tuning of encoders. scikit-learn is needed to fit a TF-IDF encoder, not to
@@ -19,14 +20,19 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from pydantic import Field, model_validator
 
 from rlroute.config import StrictModel, parse_config
+from rlroute.data.encoder_config import AnyEncoderConfig, FeaturesConfig, WordVectorsConfig
+from rlroute.data.encoder_config import EncoderConfig as EncoderConfig  # exported here too
+from rlroute.data.encoder_config import MinilmConfig as MinilmConfig
+from rlroute.data.encoder_config import OpenaiConfig as OpenaiConfig
+from rlroute.data.encoder_config import PathConfig as PathConfig
+from rlroute.data.encoder_config import TfidfConfig as TfidfConfig
 from rlroute.files import write_atomic
 from rlroute.types import FloatArray, RLRouteError
 
@@ -48,6 +54,10 @@ class Encoder(Protocol):
     kind: str
     dimension: int
 
+    @property
+    def config(self) -> StrictModel:
+        """The settings it was made with."""
+
     def encode(self, texts: Sequence[str]) -> FloatArray:
         """Return the vectors [N, F] of N texts; a row depends on its own text only."""
 
@@ -61,43 +71,6 @@ class Encoder(Protocol):
         """Write what `load_encoder` needs into `folder`."""
 
 
-class TfidfConfig(StrictModel):
-    """Settings of the TF-IDF encoder. `dimension` is an upper limit: small corpora give fewer."""
-
-    kind: Literal["tfidf"] = "tfidf"
-    dimension: int = Field(default=256, ge=1)
-    ngram_range: tuple[int, int] = (1, 2)
-    max_vocabulary: int = Field(default=10_000, ge=1)
-    min_documents: int = Field(default=2, ge=1)
-
-    @model_validator(mode="after")
-    def check_ngram_range(self) -> TfidfConfig:
-        """Refuse a range that holds no n-gram."""
-        if not 1 <= self.ngram_range[0] <= self.ngram_range[1]:
-            raise ValueError(f"ngram_range {list(self.ngram_range)}: write [low, high], 1 <= low")
-        return self
-
-
-class MinilmConfig(StrictModel):
-    """all-MiniLM-L6-v2, 384 dimensions, from the package of the extra `minilm`."""
-
-    kind: Literal["minilm"] = "minilm"
-    max_tokens: int = Field(default=256, ge=1)
-    batch_size: int = Field(default=32, ge=1)
-
-
-class PathConfig(StrictModel):
-    """A model folder, or `hub:owner/name`, which is downloaded when the encoder is first made."""
-
-    kind: Literal["path"] = "path"
-    path: str
-    max_tokens: int = Field(default=256, ge=1)
-    batch_size: int = Field(default=32, ge=1)
-
-
-EncoderConfig = Annotated[TfidfConfig | MinilmConfig | PathConfig, Field(discriminator="kind")]
-
-
 class EncoderFile(StrictModel):
     """What encoder.json holds."""
 
@@ -106,27 +79,58 @@ class EncoderFile(StrictModel):
     config: EncoderConfig
 
 
-def fit_encoder(
-    config: TfidfConfig | MinilmConfig | PathConfig, train_texts: Sequence[str], seed: int
-) -> Encoder:
-    """Make an encoder; only `tfidf` learns from the texts, and draws from the seed.
+def fit_encoder(config: AnyEncoderConfig, train_texts: Sequence[str], seed: int) -> Encoder:
+    """Make an encoder; `tfidf`, `features` and `word_vectors` learn from the texts.
 
     Raises:
-        RLRouteError: too few terms are frequent enough, an extra is missing, or the model folder
-            cannot be used.
+        RLRouteError: the texts are too few, an extra is missing, or the file, the model folder or
+            the endpoint cannot be used.
     """
+    encoder = fit_base(config, train_texts, seed)
+    if isinstance(config, FeaturesConfig) or not config.features:
+        return encoder
+    from rlroute.data.hand_features import FeaturesEncoder, JoinedEncoder
+
+    return JoinedEncoder(encoder, FeaturesEncoder.fit(FeaturesConfig(), train_texts))
+
+
+def fit_base(config: AnyEncoderConfig, train_texts: Sequence[str], seed: int) -> Encoder:
+    """Make an encoder of the kind that a config names, without appended features."""
     if isinstance(config, TfidfConfig):
         return TfidfEncoder.fit(config, train_texts, seed)
+    if isinstance(config, FeaturesConfig):
+        from rlroute.data.hand_features import FeaturesEncoder
+
+        return FeaturesEncoder.fit(config, train_texts)
+    if isinstance(config, WordVectorsConfig):
+        from rlroute.data.word_vectors import WordVectorEncoder
+
+        return WordVectorEncoder.fit(config, train_texts, seed)
+    return make_unfitted(config, None, may_download=True)
+
+
+def make_unfitted(
+    config: MinilmConfig | PathConfig | OpenaiConfig,
+    model_folder: Path | None,
+    *,
+    may_download: bool,
+) -> Encoder:
+    """Make an encoder that learns nothing from texts: its settings are all that it is."""
+    if isinstance(config, OpenaiConfig):
+        from rlroute.data.endpoint_encoder import EndpointEncoder
+
+        return EndpointEncoder(config)
     from rlroute.data.transformer_encoder import TransformerEncoder, find_model_folder
 
-    return TransformerEncoder(config, find_model_folder(config, may_download=True))
+    where = model_folder or find_model_folder(config, may_download=may_download)
+    return TransformerEncoder(config, where)
 
 
 def load_encoder(folder: Path, *, model_folder: Path | None = None) -> Encoder:
     """Load what `Encoder.save` wrote and check that it gives the vectors that it gave then.
 
     `model_folder` says where a `path` model lies on this machine, should it have moved. Nothing is
-    downloaded.
+    downloaded and no endpoint is asked.
 
     Raises:
         RLRouteError: a file is missing, torn or newer than this version; the kind is unknown; the
@@ -141,20 +145,49 @@ def load_encoder(folder: Path, *, model_folder: Path | None = None) -> Encoder:
             f"{FORMAT_VERSION})"
         )
     header = parse_config(EncoderFile, data, str(source))
-    encoder: Encoder
-    if isinstance(header.config, TfidfConfig):
-        encoder, where = TfidfEncoder.read(header.config, folder), folder
-    else:
-        from rlroute.data.transformer_encoder import TransformerEncoder, find_model_folder
-
-        where = model_folder or find_model_folder(header.config, may_download=False)
-        encoder = TransformerEncoder(header.config, where)
+    encoder = read_encoder(header.config, folder, model_folder)
     if encoder.fingerprint() != header.fingerprint:
+        moved = isinstance(header.config, PathConfig) and model_folder
         raise RLRouteError(
-            f"{where}: encoder fingerprint {encoder.fingerprint()[:12]} instead of "
+            f"{moved or folder}: encoder fingerprint {encoder.fingerprint()[:12]} instead of "
             f"{header.fingerprint[:12]} as in {source}: it is not the encoder that was saved"
         )
     return encoder
+
+
+def check_endpoint(encoder: Encoder, endpoint: str | None, folder: Path) -> None:
+    """Refuse an encoder of a router that would send texts and a key to a url nobody agreed to.
+
+    Raises:
+        RLRouteError: the folder names an endpoint, and `endpoint` is not the same.
+    """
+    config = encoder.config
+    if isinstance(config, OpenaiConfig) and config.url != endpoint:
+        key = f" and the key in {config.api_key_env}" if config.api_key_env else ""
+        raise RLRouteError(
+            f"{folder}: this router sends every text{key} to {config.url}; if you agree, load it "
+            f"with endpoint='{config.url}'"
+        )
+
+
+def read_encoder(config: AnyEncoderConfig, folder: Path, model_folder: Path | None) -> Encoder:
+    """Read the files of an encoder, and of the features that are appended to it."""
+    from rlroute.data.hand_features import FeaturesEncoder, JoinedEncoder
+
+    encoder: Encoder
+    if isinstance(config, FeaturesConfig):
+        return FeaturesEncoder.read(config, folder)
+    if isinstance(config, TfidfConfig):
+        encoder = TfidfEncoder.read(config, folder)
+    elif isinstance(config, WordVectorsConfig):
+        from rlroute.data.word_vectors import WordVectorEncoder
+
+        encoder = WordVectorEncoder.read(config, folder)
+    else:
+        encoder = make_unfitted(config, model_folder, may_download=False)
+    if not config.features:
+        return encoder
+    return JoinedEncoder(encoder, FeaturesEncoder.read(FeaturesConfig(), folder))
 
 
 def split_terms(text: str, low: int, high: int) -> list[str]:
@@ -282,20 +315,12 @@ class TfidfEncoder:
         Raises:
             RLRouteError: a file is missing or torn, or the two do not belong together.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-
         vocabulary = read_json(folder / VOCABULARY_FILE)
         path = folder / WEIGHTS_FILE
-        try:
-            tensors = load(read_bytes(path))
-        except SafetensorError:
-            raise RLRouteError(f"{path}: torn or no safetensors file") from None
-        if not isinstance(vocabulary, list) or set(tensors) != {"idf", "components"}:
+        tensors = read_tensors(path, {"idf", "components"})
+        if not isinstance(vocabulary, list):
             raise RLRouteError(f"{folder}: not the vocabulary and weights of a TF-IDF encoder")
         idf_V, components_VF = tensors["idf"], tensors["components"]
-        if idf_V.dtype != np.float32 or components_VF.dtype != np.float32:
-            raise RLRouteError(f"{path}: weights must be float32")
         if idf_V.shape != (len(vocabulary),) or components_VF.shape[:-1] != idf_V.shape:
             raise RLRouteError(f"{folder}: {VOCABULARY_FILE} and {WEIGHTS_FILE} differ in length")
         return cls(config, vocabulary, idf_V, components_VF)
@@ -331,6 +356,26 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise RLRouteError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_tensors(path: Path, names: Collection[str]) -> dict[str, FloatArray]:
+    """Return the tensors of a safetensors file that an encoder wrote: these names, in float32.
+
+    Raises:
+        RLRouteError: the file is missing or torn, or holds something else.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        tensors = load(read_bytes(path))
+    except SafetensorError:
+        raise RLRouteError(f"{path}: torn or no safetensors file") from None
+    if set(tensors) != set(names):
+        raise RLRouteError(f"{path}: must hold {', '.join(sorted(names))} and nothing else")
+    if any(array.dtype != np.float32 for array in tensors.values()):
+        raise RLRouteError(f"{path}: weights must be float32")
+    return tensors
 
 
 def read_json(path: Path) -> Any:

@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from rlroute.data.embedding_cache import encode_cached
-from rlroute.data.encoders import Encoder, EncoderConfig, TfidfEncoder, fit_encoder
+from rlroute.data.encoder_config import EncoderConfig, OpenaiConfig
+from rlroute.data.encoders import Encoder, fit_encoder
+from rlroute.data.hand_features import JoinedEncoder
 from rlroute.data.routing_data import (
     FeatureScale,
     ProfileConfig,
@@ -28,6 +30,7 @@ from rlroute.data.table import OutcomeTable
 from rlroute.types import Candidate, FloatArray, SplitName
 
 CACHE_VARIABLE = "RLROUTE_CACHE"
+QUICK_KINDS = ("tfidf", "features", "word_vectors")  # faster than reading a cache
 
 
 @dataclass(frozen=True)
@@ -64,15 +67,19 @@ def prepare_table(
 
 
 def encode_texts(encoder: Encoder, texts: list[str]) -> FloatArray:
-    """Return the embeddings [N, F]; those of neural encoders are cached on disk.
+    """Return the embeddings [N, F]; those of transformers and endpoints are cached on disk.
 
-    TF-IDF is faster than reading a cache. The cache folder is `$RLROUTE_CACHE`, by default
-    `~/.cache/rlroute`.
+    What an endpoint was paid for is written batch by batch, so that a failure loses one of them at
+    most. The cache folder is `$RLROUTE_CACHE`, by default `~/.cache/rlroute`.
     """
-    if isinstance(encoder, TfidfEncoder):
+    if isinstance(encoder, JoinedEncoder):
+        return encoder.join(encode_texts(encoder.base, texts), texts)
+    if encoder.kind in QUICK_KINDS:
         return encoder.encode(texts)
     root = Path(os.environ.get(CACHE_VARIABLE, Path.home() / ".cache" / "rlroute"))
-    return encode_cached(encoder, texts, root / "embeddings")
+    config = encoder.config
+    batch = config.batch_size if isinstance(config, OpenaiConfig) else None
+    return encode_cached(encoder, texts, root / "embeddings", texts_per_shard=batch)
 
 
 def compute_table_digest(table: OutcomeTable) -> str:

@@ -24,6 +24,7 @@ QUERIES_PER_PRICE = 1000
 # From this share on, one candidate gets so much that the router is that candidate in disguise.
 COLLAPSE_SHARE = 0.95
 ORACLE = "oracle"
+BOUNDS = ("task oracle", "paid probes", ORACLE)  # they know outcomes: what there is to win
 
 
 def format_number(value: float, digits: int = 3, *, sign: bool = False) -> str:
@@ -49,8 +50,13 @@ def format_estimate(estimate: Estimate, digits: int = 3, *, sign: bool = False) 
 
 
 def format_price(cost_usd: float) -> str:
-    """Return a mean cost per query in USD as USD per 1,000 queries, three significant digits."""
+    """Return a mean cost per query in USD as USD per 1,000 queries, three significant digits.
+
+    An infinite one, of what is never had, is "never".
+    """
     cost = cost_usd * QUERIES_PER_PRICE
+    if not math.isfinite(cost):
+        return format_number(cost)
     digits = 3 if cost <= 0 else min(6, max(2, 2 - math.floor(math.log10(cost))))
     return format_number(cost, digits)
 
@@ -102,7 +108,7 @@ def describe_frontier(result: EvaluationResult) -> str:
     subject, frontier = result.subject, result.subject.frontier
     leads = {"the hull of the single candidates": frontier.aiq_gain}
     for policy in result.policies[1:]:
-        if policy.subject_lead is not None and policy.name != ORACLE:
+        if policy.subject_lead is not None and policy.name not in BOUNDS:
             leads[policy.name] = policy.subject_lead
     groups: dict[str, list[str]] = {"better": [], "worse": [], "unclear": []}
     for name, lead in leads.items():
@@ -141,10 +147,10 @@ def find_dearest(result: EvaluationResult) -> int:
 
 
 def order_policies(result: EvaluationResult) -> list[PolicyResult]:
-    """Return the subject, the others from the best AIQ to the worst, and the oracle at the end."""
+    """Return the subject, the others from the best AIQ to the worst, those who know more last."""
     others = sorted(
         result.policies[1:],
-        key=lambda policy: (policy.name == ORACLE, -policy.frontier.aiq.value),
+        key=lambda one: (one.name in BOUNDS, one.name == ORACLE, -one.frontier.aiq.value),
     )
     return [result.subject, *others]
 

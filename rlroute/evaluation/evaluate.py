@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlroute.evaluation import metrics
+from rlroute.evaluation.efficiency import measure_efficiency
 from rlroute.evaluation.frontier import Float64Array, compute_aiq, compute_hull
 from rlroute.evaluation.results import (
     EvaluationResult,
@@ -47,6 +48,7 @@ from rlroute.evaluation.sampling import (
     list_arrays,
     list_singles,
     make_yardstick,
+    measure_cost,
     sample_frontier,
     sample_sweep,
     sweep_policy,
@@ -292,10 +294,10 @@ def measure_operating_point(
 ) -> OperatingPoint:
     """Measure a policy at one cost weight on the evaluated split, task by task."""
     test, yardstick = comparison.test, comparison.yardstick
-    score_QK, cost_QK, _ = list_arrays(test)
     probability_QK = policy.compute_probabilities(test, cost_weight)
-    quality_S = yardstick.weight_SQ @ metrics.average_picks(score_QK, probability_QK)
-    cost_S = yardstick.weight_SQ @ metrics.average_picks(cost_QK, probability_QK)
+    quality_Q = metrics.average_picks(test.table.score_QK, probability_QK)
+    cost_Q, _ = measure_cost(policy, test, cost_weight, probability_QK)
+    quality_S, cost_S = yardstick.weight_SQ @ quality_Q, yardstick.weight_SQ @ cost_Q
     share_K = metrics.compute_selection_shares(probability_QK)
     task_Q = np.array([query.task for query in test.table.queries])
     return OperatingPoint(
@@ -314,6 +316,7 @@ def measure_operating_point(
             )
             for task in np.unique(task_Q)
         },
+        efficiency=measure_efficiency(test, probability_QK, cost_Q, yardstick),
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from rlroute.evaluation.comparison import ORACLE, QUERIES_PER_PRICE
+from rlroute.evaluation.comparison import BOUNDS, ORACLE, QUERIES_PER_PRICE, order_policies
 from rlroute.evaluation.labels import place_labels
 from rlroute.evaluation.results import (
     EvaluationResult,
@@ -141,7 +141,7 @@ def draw_cost_axis(axes: Any, low: float, high: float) -> None:
 def find_close_range(result: EvaluationResult) -> tuple[float, float]:
     """Return the range of quality that shows the routers near the best single candidate."""
     best = result.find_single(result.best_single).quality.value
-    rivals = [policy for policy in result.policies if policy.name != ORACLE]
+    rivals = [policy for policy in result.policies if policy.name not in BOUNDS]
     top = max([best, *(policy.frontier.peak_quality for policy in rivals)])
     top = max(top, max(point.quality.high for point in result.subject.points))
     subject = [point.quality.value for point in result.subject.points]
@@ -159,14 +159,20 @@ def find_close_cost(result: EvaluationResult, low: float) -> float:
 
 
 def draw_frontier_lines(axes: Any, result: EvaluationResult) -> None:
-    """Draw the single candidates with their hull, and every policy with its own."""
+    """Draw the single candidates with their hull, the subject, its best rivals, and the oracle.
+
+    There are as many rivals as colours, by AIQ; the table has them all.
+    """
     draw_singles(axes, result)
     colours = iter(POLICY_COLOURS)
-    for policy in result.policies:
+    for policy in order_policies(result):
         if policy.name == ORACLE:
             draw_policy(axes, policy, INK, dotted=True)
+        elif policy.name in BOUNDS:
+            continue
         elif len(policy.points) > 1 or policy is result.subject:
-            draw_policy(axes, policy, next(colours, GREY))
+            if colour := next(colours, None):
+                draw_policy(axes, policy, colour)
         elif max(policy.points[0].share_K) < 1:  # always one candidate is drawn with the singles
             point = policy.points[0]
             place = scale_cost(point.cost_usd.value), point.quality.value

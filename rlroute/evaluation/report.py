@@ -89,7 +89,7 @@ def render_report(result: EvaluationResult, context: ReportContext, frontier_png
             sentences=comparison.describe_result(result),
             candidates={candidate.id: candidate for candidate in context.candidates},
             context=context,
-            oracle_name=comparison.ORACLE,
+            bounds=comparison.BOUNDS,
             tasks_shown=TASKS_SHOWN,
             log_candidates=math.log(len(result.candidate_ids)),
             pictures={
@@ -121,6 +121,7 @@ def make_page_environment() -> Any:
         duration=format_duration,
         judge=comparison.judge,
         saved=format_saved,
+        known=format_known,
     )
     return environment
 
@@ -139,6 +140,11 @@ def embed_png(png: bytes) -> str:
 def format_saved(part: float) -> str:
     """Return a saved part of a cost; minus infinity, a quality out of reach, is "never"."""
     return comparison.format_share(part) if math.isfinite(part) else "never"
+
+
+def format_known(value: float | None, digits: int = 3) -> str:
+    """Return a number, or a dash for what is not known or not defined."""
+    return "\N{EN DASH}" if value is None else comparison.format_number(value, digits)
 
 
 def format_duration(seconds: float) -> str:

@@ -36,6 +36,43 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Latency:
+    """Percentiles in seconds of the picked candidates' latency, over the share that is known.
+
+    None where none is known. The router's own time is not in it.
+    """
+
+    known_share: float
+    p50_seconds: float | None
+    p95_seconds: float | None
+    p99_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """What one setting of a policy costs in money, tokens and time (`efficiency`).
+
+    `cost_per_solved_usd` is the mean cost over the mean score, infinite (None in JSON) where
+    nothing is solved; `cost_per_solved_ratio` is the same relative to the best single candidate's.
+    `tokens` per query are prompt and completion, `token_efficiency` is TEP with the cheapest single
+    candidate as the base; both None where the table does not know the tokens.
+    `effective_candidates` is 1 over the sum of squared shares. The last four are RouterArena's
+    (`router_arena`), None where not defined.
+    """
+
+    cost_per_solved_usd: Estimate
+    cost_per_solved_ratio: Estimate
+    tokens: float | None
+    token_efficiency: float | None
+    latency: Latency
+    effective_candidates: float
+    arena_score: float
+    optimal_selection: float | None
+    optimal_accuracy: float | None
+    optimal_cost: float | None
+
+
+@dataclass(frozen=True)
 class OperatingPoint:
     """The setting one would deploy: its cost weight chosen on validation, measured on test.
 
@@ -54,6 +91,7 @@ class OperatingPoint:
     share_K: tuple[float, ...]
     entropy: float
     share_by_task: Mapping[str, tuple[float, ...]]
+    efficiency: Efficiency
 
 
 @dataclass(frozen=True)

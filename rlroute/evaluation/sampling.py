@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,15 @@ class RoutingPolicy(Protocol):
 
     def compute_probabilities(self, data: RoutingData, cost_weight: float) -> FloatArray:
         """Return [Q, K]: rows sum to 1, 0 where the candidate is absent."""
+        ...
+
+
+@runtime_checkable
+class ProbingPolicy(Protocol):
+    """A policy that also pays for answers that it looks at and does not give."""
+
+    def compute_probe_cost(self, data: RoutingData, cost_weight: float) -> Float64Array:
+        """Return what is paid beside the pick's own cost, in USD [Q]."""
         ...
 
 
@@ -113,20 +122,30 @@ def list_arrays(data: RoutingData) -> tuple[ValueArray, ValueArray, ValueArray]:
     return data.table.score_QK, data.table.cost_usd_QK, data.table.present_QK
 
 
+def measure_cost(
+    policy: RoutingPolicy, data: RoutingData, cost_weight: float, probability_QK: FloatArray
+) -> tuple[Float64Array, Float64Array]:
+    """Return the expected cost per query in USD [Q], probes included, and that of probes alone."""
+    probe_Q = np.zeros(len(probability_QK))
+    if isinstance(policy, ProbingPolicy):
+        probe_Q = policy.compute_probe_cost(data, cost_weight)
+    return metrics.average_picks(data.table.cost_usd_QK, probability_QK) + probe_Q, probe_Q
+
+
 def sweep_policy(policy: RoutingPolicy, data: RoutingData, weight_L: Float64Array) -> Sweep:
     """Measure a policy at every cost weight; one that never changes is kept as one setting."""
-    score_QK, cost_QK, present_QK = list_arrays(data)
+    score_QK, _, present_QK = list_arrays(data)
     quality, cost, share, regret = [], [], [], []
     for weight in weight_L.tolist():
         probability_QK = policy.compute_probabilities(data, weight)
         quality.append(metrics.average_picks(score_QK, probability_QK))
-        cost.append(metrics.average_picks(cost_QK, probability_QK))
+        cost_Q, probe_Q = measure_cost(policy, data, weight, probability_QK)
+        cost.append(cost_Q)
         share.append(metrics.compute_selection_shares(probability_QK))
-        regret.append(
-            metrics.compute_regret(
-                score_QK, data.normalised_cost_QK, present_QK, probability_QK, weight
-            )
+        pick_regret_Q = metrics.compute_regret(
+            score_QK, data.normalised_cost_QK, present_QK, probability_QK, weight
         )
+        regret.append(pick_regret_Q + weight * probe_Q / data.cost_reference_usd)
     quality_LQ, cost_LQ, share_LK = np.array(quality), np.array(cost), np.array(share)
     changes = any((array != array[0]).any() for array in (quality_LQ, cost_LQ, share_LK))
     settings = slice(None) if changes else slice(1)

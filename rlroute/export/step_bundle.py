@@ -6,10 +6,8 @@
     README.md            for people
     recipe.yaml          the resolved recipe of the run
 
-bundle.json carries a checksum over the rest of itself. A folder is read whole or refused in one
-line: a file that it lists must be there as it was written, a file that it does not list is refused,
-except hidden ones, which are never read. Checksums find damage and careless edits; they do not say
-who wrote the folder. Nothing in it is run, and its names leave no room for a pickle.
+A folder is read whole or refused in one line (`rlroute.export.sealed_folder`). Nothing in it is
+run.
 
 What it leaves out: the decision itself (`rlroute.step_router`), and the text of the card
 (`rlroute.export.step_model_card`).
@@ -19,11 +17,7 @@ How to use: `write_step_bundle(bundle, Path("my-router"))`, `read_step_bundle(Pa
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,17 +25,25 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from pydantic import AfterValidator, Field, model_validator
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
 
 import rlroute
 from rlroute.config import StrictModel, parse_config
 from rlroute.data.candidate_files import Finite, check_ids
-from rlroute.data.encoders import read_json
 from rlroute.envs.budget import BUDGET_FEATURES
 from rlroute.envs.step_budget import StepBudgetConfig
-from rlroute.export.bundle import CHECKSUM_KEY, FileEntry, compute_checksum, list_files
+from rlroute.export.bundle import FileEntry
+from rlroute.export.sealed_folder import (
+    BUNDLE_FILE,
+    check_names,
+    check_replaceable,
+    check_sealed,
+    describe_files,
+    open_up,
+    read_sealed,
+    read_weights,
+    seal,
+    write_weights,
+)
 from rlroute.export.step_model_card import StepSummary, render_step_card
 from rlroute.export.text_bundle import TextCandidateEntry, dump_text_candidate
 from rlroute.files import atomic_folder, write_atomic
@@ -53,17 +55,11 @@ from rlroute.policies.weights import check_weights
 from rlroute.types import Candidate, FloatArray, RLRouteError
 
 FORMAT_VERSION = 1
-BUNDLE_FILE = "bundle.json"
+WHAT = "step router"
 WEIGHTS_FILE = "policy.safetensors"
 POLICY_FOLDER = "policy"
 CARD_FILE = "README.md"
 RECIPE_FILE = "recipe.yaml"
-
-# A plain name with an ending of data, in the folder itself or in policy/: it cannot lead out, be
-# hidden, or hold code or a pickle.
-FILE_NAME = re.compile(
-    rf"({POLICY_FOLDER}/)?[A-Za-z0-9_][A-Za-z0-9_.-]*\.(json|safetensors|txt|jinja|model|md|yaml)"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,15 +144,10 @@ class StepManifest(StrictModel):
     @model_validator(mode="after")
     def check_files(self) -> StepManifest:
         """Refuse names that may not be listed, and a list that lacks a file."""
-        for name in self.files:
-            if not FILE_NAME.fullmatch(name) or name == BUNDLE_FILE:
-                raise ValueError(f"files: {name!r} is no name that a bundle may list")
         weights = [WEIGHTS_FILE]
         if isinstance(self.policy, ChoiceEntry):
             weights = [f"{POLICY_FOLDER}/{name}" for name in ("config.json", "choice.json")]
-        for name in (*weights, CARD_FILE, RECIPE_FILE):
-            if name not in self.files:
-                raise ValueError(f"files: '{name}' is not listed")
+        check_names(self.files, POLICY_FOLDER, (*weights, CARD_FILE, RECIPE_FILE))
         return self
 
 
@@ -173,15 +164,14 @@ def write_step_bundle(bundle: StepBundle, folder: Path) -> None:
             be written.
     """
     folder = Path(os.path.abspath(folder))
-    check_replaceable(folder)
+    check_replaceable(folder, WHAT, lambda place: read_manifest(place).files)
     try:
         with atomic_folder(folder) as temporary:
             write_network(bundle.network, temporary)
             write_atomic(temporary / RECIPE_FILE, bundle.recipe_yaml)
             write_atomic(temporary / CARD_FILE, render_card(bundle))
             write_atomic(temporary / BUNDLE_FILE, format_manifest(bundle, temporary))
-            for path in temporary.rglob("*"):  # safetensors makes its files private to the owner
-                path.chmod(0o755 if path.is_dir() else 0o644)
+            open_up(temporary)
     except OSError as error:
         raise RLRouteError(f"{folder}: cannot be written ({error.strerror})") from None
 
@@ -191,10 +181,7 @@ def write_network(network: StepScorer | ChoiceNetwork, folder: Path) -> None:
     if isinstance(network, ChoiceNetwork):
         save_choice(folder / POLICY_FOLDER, network.model, network.encoder)
         return
-    state = network.state_dict().items()
-    weights = {name: value.detach().cpu().contiguous() for name, value in state}
-    check_finite(weights, folder / WEIGHTS_FILE)
-    write_atomic(folder / WEIGHTS_FILE, save(weights))
+    write_weights(network.state_dict(), folder / WEIGHTS_FILE)
 
 
 def render_card(bundle: StepBundle) -> str:
@@ -237,43 +224,10 @@ def format_manifest(bundle: StepBundle, folder: Path) -> str:
         "environment": bundle.environment.model_dump(mode="json"),
         "policy": policy.model_dump(mode="json"),
         "summary": bundle.summary,
-        "files": {name: describe_file(folder / name) for name in list_files(folder)},
+        "files": describe_files(folder),
     }
     parse_config(StepManifest, content, BUNDLE_FILE)
-    content[CHECKSUM_KEY] = compute_checksum(content)
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
-
-
-def describe_file(path: Path) -> dict[str, Any]:
-    """Return size and SHA-256 of a file, which may be larger than the memory.
-
-    Raises:
-        RLRouteError: it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return {"bytes": os.fstat(file.fileno()).st_size, "sha256": digest}
-    except OSError as error:
-        raise RLRouteError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def check_replaceable(folder: Path) -> None:
-    """Check that nothing but a router would be lost if `folder` were replaced.
-
-    Raises:
-        RLRouteError: it is a file, or holds something else.
-    """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not (folder / BUNDLE_FILE).is_file():
-        raise RLRouteError(f"{folder}: holds no exported step router; name a new folder")
-    listed = read_manifest(folder).files
-    other = sorted(set(list_files(folder, hidden=True)) - {BUNDLE_FILE, *listed})
-    if other:
-        raise RLRouteError(
-            f"{folder}: holds '{other[0]}', which is no part of the router there; name a new folder"
-        )
+    return seal(content)
 
 
 # --- Reading --------------------------------------------------------------------------------------
@@ -288,11 +242,7 @@ def read_step_bundle(folder: Path) -> StepBundle:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    for name, entry in manifest.files.items():
-        check_file(folder / name, entry)
-    unlisted = sorted(set(list_files(folder)) - {BUNDLE_FILE, *manifest.files})
-    if unlisted:
-        raise RLRouteError(f"{folder / unlisted[0]}: is not listed in {BUNDLE_FILE}")
+    check_sealed(folder, manifest.files)
     return StepBundle(
         executors=tuple(entry.to_candidate() for entry in manifest.executors),
         executor_features_KD=np.array(manifest.executor_features, dtype=np.float32),
@@ -311,33 +261,8 @@ def read_manifest(folder: Path) -> StepManifest:
     Raises:
         RLRouteError: it is missing, torn, changed, or of a version that this rlroute cannot read.
     """
-    path = folder / BUNDLE_FILE
-    if not path.is_file():
-        raise RLRouteError(f"{folder}: no exported step router lies here ({path.name} is missing)")
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise RLRouteError(f"{path}: not the manifest of an exported step router")
-    version = content.get("format_version")
-    if version != FORMAT_VERSION:
-        newer = isinstance(version, int) and version > FORMAT_VERSION
-        hint = "; it was made by a newer rlroute: update this one" if newer else ""
-        raise RLRouteError(
-            f"{path}: format_version {version!r}, this rlroute reads {FORMAT_VERSION}{hint}"
-        )
-    if content.pop(CHECKSUM_KEY, None) != compute_checksum(content):
-        raise RLRouteError(f"{path}: checksum differs: it was changed after it was written")
-    return parse_config(StepManifest, content, str(path))
-
-
-def check_file(path: Path, entry: FileEntry) -> None:
-    """Raise RLRouteError where a listed file is missing, torn or changed."""
-    if not path.is_file():
-        raise RLRouteError(f"{path}: is missing, though {BUNDLE_FILE} lists it")
-    found = describe_file(path)
-    if found["bytes"] != entry.bytes:
-        raise RLRouteError(f"{path}: torn: {found['bytes']} bytes instead of {entry.bytes}")
-    if found["sha256"] != entry.sha256:
-        raise RLRouteError(f"{path}: checksum differs: it was changed after it was written")
+    content = read_sealed(folder, WHAT, FORMAT_VERSION)
+    return parse_config(StepManifest, content, str(folder / BUNDLE_FILE))
 
 
 def read_network(folder: Path, manifest: StepManifest) -> StepScorer | ChoiceNetwork:
@@ -363,23 +288,12 @@ def read_scorer(shape: StepScorerConfig, path: Path) -> StepScorer:
     Raises:
         RLRouteError: they cannot be read, are of another network, or not all finite.
     """
-    try:
-        weights = load_file(path)
-    except SafetensorError:
-        raise RLRouteError(f"{path}: torn or no safetensors file") from None
+    weights = read_weights(path)
     try:
         with torch.device("meta"):  # takes no memory, whatever size the shape claims
             scorer = StepScorer(shape)
     except RuntimeError:  # a size beyond what torch can count
         raise RLRouteError(f"{path}: the weights are of another network") from None
     check_weights(scorer, weights, path)
-    check_finite(weights, path)
     scorer.to_empty(device="cpu").load_state_dict(weights)
     return scorer.eval().requires_grad_(False)
-
-
-def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Raise RLRouteError where a weight is no finite number."""
-    for name, value in weights.items():
-        if not value.isfinite().all():
-            raise RLRouteError(f"{path}: '{name}' holds a value that is not a finite number")

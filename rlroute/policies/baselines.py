@@ -1,22 +1,35 @@
 """Baselines: what a trained router has to beat, on the same features and in the same evaluation.
 
-What it is: always one candidate (among them the cheapest and the best single candidate), random,
-the oracle, k nearest neighbours on full score rows, and ridge predict-then-optimise. All but the
-oracle are fitted on the train split; the validation split chooses ridge's penalty and nothing else.
-Many published routers do not beat the best single candidate or nearest neighbours.
+What it is: the one door to all of them, `fit_baselines`, and the plain ones: always one candidate
+(among them the cheapest and the best single candidate), random, k nearest neighbours on full score
+rows, ridge predict-then-optimise, and the oracles. The others stand in modules of their own:
 
-What it leaves out: learning from picked outcomes only. Nearest neighbours and ridge see the whole
-train table, which is more than a router trained by trial sees.
+| name | what | module |
+| --- | --- | --- |
+| EMA | moving averages, blind to the query | `table_baselines_groups` |
+| centroids, skill profile, pheromones | by counting per candidate or cluster | the same |
+| soft labels | linear classifier on the softmax of score rows | `table_baselines_fitted` |
+| boosted trees | scores and costs by gradient-boosted trees | the same |
+| loss with flags | ridge's loss + weighted flags of the candidate | the same |
+| IRT; IRT, Chebyshev | difficulty against ability, two rules | `table_baselines_item_response` |
+| sufficient | cheapest of a predicted quality above a threshold | `table_baselines_cascade` |
+| paid probes | asks, checks, pays all that it asked | the same |
+
+All but the oracles are fitted on the train split; the validation split chooses penalties and
+thresholds. Many published routers do not beat the best single candidate or nearest neighbours.
+
+What it leaves out: learning from picked outcomes only. These baselines see the whole train table,
+which is more than a router trained by trial sees. Disagreement between several samples of one
+answer (ACAR): a table holds one outcome per pair.
 
 How to use: `for policy in fit_baselines(train, val): policy.compute_probabilities(test, 0.1)`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from rlroute.evaluation.metrics import (
     average_candidates,
@@ -26,9 +39,27 @@ from rlroute.evaluation.metrics import (
     make_always,
     make_one_hot,
     make_uniform,
-    pick_best,
     pick_oracle,
+    pick_task_oracle,
 )
+from rlroute.policies.table_baselines import (
+    Float64Array,
+    OutcomePredictor,
+    PredictThenOptimise,
+    ScoreWithCost,
+    list_outcomes,
+    scale_rows,
+)
+from rlroute.policies.table_baselines_cascade import CheapestSufficient, PaidProbes
+from rlroute.policies.table_baselines_fitted import BoostedTrees, LossWithFlags, SoftLabels
+from rlroute.policies.table_baselines_groups import (
+    Clusters,
+    MovingAverage,
+    NearestCentroid,
+    PheromoneTable,
+    SkillProfile,
+)
+from rlroute.policies.table_baselines_item_response import ChebyshevPick, ItemResponse
 from rlroute.types import FloatArray, RLRouteError
 
 if TYPE_CHECKING:
@@ -40,8 +71,6 @@ NEIGHBOURS = 40
 RIDGE_PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 # Keeps the similarities of one chunk of queries to 20,000 train queries below 100 MB.
 CHUNK = 512
-
-Float64Array = npt.NDArray[np.float64]
 
 
 class AlwaysCandidate:
@@ -93,46 +122,22 @@ class Oracle:
         return make_one_hot(pick_Q, len(table.candidates)).astype(np.float32)
 
 
-class OutcomePredictor(Protocol):
-    """Predicts score and normalised cost of every (query, candidate) cell from query features."""
+class TaskOracle:
+    """Picks per task the candidate of the best mean utility, ties to the cheapest.
 
-    name: str
-
-    def predict(self, features_QF: FloatArray) -> tuple[Float64Array, Float64Array]:
-        """Return predicted score [Q, K] and predicted normalised cost [Q, K]."""
-        ...
-
-
-class PredictThenOptimise:
-    """Picks the largest predicted score - cost_weight * predicted cost, ties to the cheapest.
-
-    The last prediction is kept, so that a sweep of the cost weight predicts once.
+    What a perfect topic classifier could reach: it knows the task of each query and the mean
+    outcomes of the very queries it routes. A router that only reaches it has learnt the topic.
     """
 
-    def __init__(self, predictor: OutcomePredictor, train: RoutingData) -> None:
-        self.predictor = predictor
-        self.name = predictor.name
-        self.candidate_ids = tuple(candidate.id for candidate in train.table.candidates)
-        self._last: tuple[RoutingData, Float64Array, Float64Array] | None = None
+    name = "task oracle"
 
     def compute_probabilities(self, data: RoutingData, cost_weight: float) -> FloatArray:
-        """Return [Q, K], 1 at the pick among the present candidates.
-
-        Raises:
-            RLRouteError: the candidates are not those it was fitted on.
-        """
-        ids = tuple(candidate.id for candidate in data.table.candidates)
-        if ids != self.candidate_ids:
-            raise RLRouteError(
-                f"{self.name}: fitted on candidates {', '.join(self.candidate_ids)}; "
-                f"table '{data.table.name}' has {', '.join(ids)}"
-            )
-        if self._last is None or self._last[0] is not data:
-            self._last = (data, *self.predictor.predict(data.features_QF))
-        _, score_QK, cost_QK = self._last
+        """Return [Q, K], 1 at the best candidate of the query's task."""
+        score_QK, cost_QK = list_outcomes(data)
         utility_QK = compute_utility(score_QK, cost_QK, cost_weight)
-        pick_Q = pick_best(utility_QK, cost_QK, data.table.present_QK)
-        return make_one_hot(pick_Q, len(ids)).astype(np.float32)
+        task_Q = [query.task for query in data.table.queries]
+        pick_Q = pick_task_oracle(utility_QK, cost_QK, data.table.present_QK, task_Q)
+        return make_one_hot(pick_Q, len(data.table.candidates)).astype(np.float32)
 
 
 class NearestNeighbours:
@@ -147,7 +152,7 @@ class NearestNeighbours:
         self.name = f"kNN-{self.neighbours}"
         present_QK = train.table.present_QK
         self.center_F = train.features_QF.mean(0, dtype=np.float64).astype(np.float32)
-        self.train_QF = self.normalise(train.features_QF)
+        self.train_QF = scale_rows(train.features_QF, self.center_F)
         self.present_QK = present_QK.astype(np.float64)
         self.outcome_2QK = np.stack(list_outcomes(train))
         self.mean_2K = np.stack(
@@ -155,16 +160,9 @@ class NearestNeighbours:
         )
         self.outcome_2QK = np.where(present_QK, self.outcome_2QK, 0.0)
 
-    def normalise(self, features_QF: FloatArray) -> FloatArray:
-        """Centre on the train mean and scale rows to length 1 (a row of zeros stays)."""
-        centred_QF = features_QF - self.center_F
-        length_Q1 = np.linalg.norm(centred_QF, axis=1, keepdims=True)
-        unit_QF: FloatArray = centred_QF / np.maximum(length_Q1, np.finfo(np.float32).tiny)
-        return unit_QF
-
     def predict(self, features_QF: FloatArray) -> tuple[Float64Array, Float64Array]:
         """Return the neighbours' mean score [Q, K] and mean normalised cost [Q, K]."""
-        query_QF = self.normalise(features_QF)
+        query_QF = scale_rows(features_QF, self.center_F)
         parts = [
             self.average_neighbours(query_QF[start : start + CHUNK])
             for start in range(0, len(query_QF), CHUNK)
@@ -238,15 +236,11 @@ def fit_ridge(
     return weight_PFK[best], intercept_PK[best], float(penalties[best])
 
 
-def list_outcomes(data: RoutingData) -> list[Float64Array]:
-    """Return scores [Q, K] and normalised costs [Q, K] as float64, NaN in holes."""
-    return [data.table.score_QK.astype(np.float64), data.normalised_cost_QK.astype(np.float64)]
-
-
 def fit_baselines(train: RoutingData, val: RoutingData) -> list[RoutingPolicy]:
-    """Return all baselines, fitted on `train`; `val` chooses ridge's penalty.
+    """Return all baselines, fitted on `train`; `val` chooses penalties and thresholds.
 
-    Cheapest and best single candidate are chosen by their train means.
+    Cheapest and best single candidate are chosen by their train means. What predicts scores alone
+    borrows the costs of ridge, so that these baselines differ in quality only.
 
     Raises:
         RLRouteError: a candidate has no outcome on the train split.
@@ -254,11 +248,32 @@ def fit_baselines(train: RoutingData, val: RoutingData) -> list[RoutingPolicy]:
     table = train.table
     best = find_best_single(table.score_QK, table.cost_usd_QK, table.present_QK)
     cheapest = find_cheapest_single(table.cost_usd_QK, table.present_QK)
+    neighbours, ridge, clusters = (
+        NearestNeighbours(train),
+        RidgeRegression(train, val),
+        Clusters(train),
+    )
+    responses = ScoreWithCost(ItemResponse(train, val), ridge)
+    predictors: list[OutcomePredictor] = [
+        neighbours,
+        ridge,
+        MovingAverage(train),
+        ScoreWithCost(NearestCentroid(train), ridge),
+        SkillProfile(clusters),
+        ScoreWithCost(SoftLabels(train, val), ridge),
+        BoostedTrees(train),
+        responses,
+    ]
     return [
         AlwaysCandidate(table.candidates[best].id, name="best single"),
         AlwaysCandidate(table.candidates[cheapest].id, name="cheapest"),
         RandomCandidate(),
-        PredictThenOptimise(NearestNeighbours(train), train),
-        PredictThenOptimise(RidgeRegression(train, val), train),
+        *(PredictThenOptimise(predictor, train) for predictor in predictors),
+        ChebyshevPick(responses, train),
+        PheromoneTable(train, clusters),
+        LossWithFlags(ridge, train),
+        CheapestSufficient(neighbours, train, val),
+        PaidProbes(train, val),
+        TaskOracle(),
         Oracle(),
     ]

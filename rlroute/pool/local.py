@@ -1,20 +1,15 @@
 r"""Local causal language models that answer batches of prompts on a CPU.
 
-What it is: `LocalModel` holds a checkpoint and continues prompts up to the first newline;
-`LocalCandidate` is such a model in one mode, behind `ask_many`. The modes:
-
-- direct: the question alone, in the model's chat template where it has one, reply begun;
-- few_shot: worked examples of the same task before the question, greedy;
-- self_consistency: as few_shot, but k sampled answers and a majority vote (Wang et al., 2023);
-  its usage is the sum over the k samples, prompts included.
+What it is: `LocalModel` holds a checkpoint and continues prompts, up to the first newline or to the
+end of the text.
 
 Prompts are sorted by length and padded on the left; the examples of a task are read once and their
 keys and values shared by all its questions; answers that are done leave the batch. Seconds of a
 query are the wall time of its batch divided by the queries in it.
 
-What it leaves out: where checkpoints come from (`rlroute.pool.checkpoints`), servers and GPUs,
-answers of several lines, retries. An answer that is cut at `max_new_tokens` is an answer; a prompt
-that does not fit the context is a failed call.
+What it leaves out: candidates (`rlroute.pool.local_candidate`), where checkpoints come from
+(`rlroute.pool.checkpoints`), servers and GPUs, retries. An answer that is cut at its limit is an
+answer; a prompt that does not fit the context is a failed call.
 
 How to use (extra `local`):
     model = LocalModel.load(Path("checkpoint"))
@@ -26,7 +21,6 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,9 +28,9 @@ from typing import Any, Literal
 
 from rlroute.extras import require
 from rlroute.seeding import make_torch_generator
-from rlroute.types import Call, Candidate, FailureKind, Reply, RLRouteError, Usage
+from rlroute.types import FailureKind, RLRouteError
 
-Mode = Literal["direct", "few_shot", "self_consistency"]
+Mode = Literal["direct", "chat", "few_shot", "self_consistency"]
 Examples = Mapping[str, Sequence[tuple[str, str]]]  # task -> (question, answer) pairs
 
 logger = logging.getLogger(__name__)
@@ -56,14 +50,22 @@ class Completion:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Ending:
+    """Where a continuation ends: after so many tokens, and at a newline where it is one line."""
+
+    max_new_tokens: int
+    one_line: bool = True
+
+
 class LocalModel:
-    """A causal language model of transformers that continues batches of prompts to a newline.
+    """A causal language model of transformers that continues batches of prompts.
 
     Args:
         model: the network, in evaluation mode.
         tokenizer: its tokenizer.
         batch_size: prompts in one forward pass; with k samples, k times as many rows.
-        max_new_tokens: where an answer is cut.
+        max_new_tokens: where an answer is cut, unless `complete` is told otherwise.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class LocalModel:
         samples: int = 1,
         temperature: float = 0.0,
         seed: int = 0,
+        ending: Ending | None = None,
     ) -> list[Completion | FailureKind]:
         """Continue every prompt `samples` times; results are in the order of the prompts.
 
@@ -121,6 +124,7 @@ class LocalModel:
             samples: continuations per prompt.
             temperature: 0 takes the likeliest token; above 0 samples from the softened logits.
             seed: together with the prompts of a batch it decides what is sampled.
+            ending: where the continuations end; None is one line of `max_new_tokens` at most.
 
         Returns:
             A completion per prompt, or why there is none: BAD_REQUEST where the prompt is empty or
@@ -130,8 +134,9 @@ class LocalModel:
         import torch
 
         began = time.perf_counter()
+        ending = ending or Ending(self.max_new_tokens)
         prefix_ids, ids_N = self._encode(prefix, prompts)
-        longest = self.context_tokens - self.max_new_tokens - len(prefix_ids)
+        longest = self.context_tokens - ending.max_new_tokens - len(prefix_ids)
         order = sorted(range(len(prompts)), key=lambda i: len(ids_N[i]))
         order = [i for i in order if 0 < len(ids_N[i]) <= longest]
         results: list[Completion | FailureKind] = [FailureKind.BAD_REQUEST] * len(prompts)
@@ -142,7 +147,7 @@ class LocalModel:
                 rows = order[start : start + self.batch_size]
                 generator = make_torch_generator(seed, *(prompts[i] for i in rows))
                 batch = self._complete_batch(
-                    prefix_cache, [ids_N[i] for i in rows], samples, temperature, generator
+                    prefix_cache, [ids_N[i] for i in rows], samples, temperature, generator, ending
                 )
                 for i, result in zip(rows, batch, strict=True):
                     if isinstance(result, Completion):
@@ -157,11 +162,14 @@ class LocalModel:
         samples: int,
         temperature: float,
         generator: Any,
+        ending: Ending,
     ) -> list[Completion | FailureKind]:
         """Continue the prompts of one batch; see `complete`."""
         began = time.perf_counter()
         try:
-            answers = self._continue_batch(prefix_cache, ids_B, samples, temperature, generator)
+            answers = self._continue_batch(
+                prefix_cache, ids_B, samples, temperature, generator, ending
+            )
         except RuntimeError as error:  # torch has no narrower name for "out of memory"
             logger.warning("a batch of %d prompts failed: %s", len(ids_B), error)
             return [FailureKind.SERVER] * len(ids_B)
@@ -169,7 +177,10 @@ class LocalModel:
         prefix_length = prefix_cache.get_seq_length()
         return [
             self._make_completion(
-                answers[place * samples : (place + 1) * samples], prefix_length + len(ids), seconds
+                answers[place * samples : (place + 1) * samples],
+                prefix_length + len(ids),
+                seconds,
+                ending,
             )
             for place, ids in enumerate(ids_B)
         ]
@@ -203,6 +214,7 @@ class LocalModel:
         samples: int,
         temperature: float,
         generator: Any,
+        ending: Ending,
     ) -> list[list[int]]:
         """Return the new token ids of every sample of every prompt; empty where not finite."""
         import torch
@@ -224,15 +236,15 @@ class LocalModel:
         )
         new_ids: list[list[int]] = [[] for _ in range(len(ids_B) * samples)]
         alive = list(range(len(new_ids)))  # R = the rows that are still being answered
-        for step in range(self.max_new_tokens):
+        for step in range(ending.max_new_tokens):
             finite_R = logits_RV.isfinite().all(-1).tolist()
             token_R = _pick_tokens(logits_RV.nan_to_num(), temperature, generator)
             going = []
             for place, (row, token) in enumerate(zip(alive, token_R.tolist(), strict=True)):
                 new_ids[row] = [*new_ids[row], token] if finite_R[place] else []
-                if finite_R[place] and not self._ends_answer(token):
+                if finite_R[place] and not self._ends_answer(token, ending):
                     going.append(place)
-            if not going or step + 1 == self.max_new_tokens:
+            if not going or step + 1 == ending.max_new_tokens:
                 break
             if len(going) < len(alive):
                 keep = torch.tensor(going)
@@ -255,19 +267,21 @@ class LocalModel:
         )
         return output.logits[:, -1].float()
 
-    def _ends_answer(self, token: int) -> bool:
-        """Say whether an answer ends with this token: it ends the text or holds a newline."""
-        return token == self.tokenizer.eos_token_id or "\n" in self.tokenizer.decode([token])
+    def _ends_answer(self, token: int, ending: Ending) -> bool:
+        """Say whether an answer ends with this token: it ends the text, or the only line."""
+        if token == self.tokenizer.eos_token_id:
+            return True
+        return ending.one_line and "\n" in self.tokenizer.decode([token])
 
     def _make_completion(
-        self, new_ids: list[list[int]], prompt_tokens: int, seconds: float
+        self, new_ids: list[list[int]], prompt_tokens: int, seconds: float, ending: Ending
     ) -> Completion | FailureKind:
-        """Decode the samples of one prompt up to their first newline."""
+        """Decode the samples of one prompt, up to their first newline where they are one line."""
         if not all(new_ids):
             return FailureKind.MALFORMED
         texts = (self.tokenizer.decode(ids, skip_special_tokens=True) for ids in new_ids)
         return Completion(
-            texts=tuple(_clean_line(text) for text in texts),
+            texts=tuple(_clean_line(text) if ending.one_line else text.strip() for text in texts),
             prompt_tokens=prompt_tokens,
             completion_tokens=tuple(len(ids) for ids in new_ids),
             seconds=seconds,
@@ -285,88 +299,3 @@ def _pick_tokens(logits_RV: Any, temperature: float, generator: Any) -> Any:
         return logits_RV.argmax(-1)
     probabilities_RV = (logits_RV / temperature).softmax(-1)
     return probabilities_RV.multinomial(1, generator=generator)[:, 0]
-
-
-@dataclass(frozen=True)
-class LocalCandidate:
-    """One local model in one mode, as a candidate.
-
-    `samples` and `temperature` are used by self_consistency only; `examples` by it and few_shot.
-    """
-
-    candidate: Candidate
-    model: LocalModel
-    mode: Mode
-    examples: Examples
-    samples: int = 1
-    temperature: float = 0.0
-    seed: int = 0
-
-    async def ask_many(self, calls: Sequence[Call]) -> list[Reply]:
-        """Answer the calls, in their order; a call that got no usable answer is a typed failure.
-
-        Nothing else runs meanwhile: the processor is what the calls wait for.
-
-        Raises:
-            RLRouteError: a mode with examples is asked about a task that has none.
-        """
-        replies: dict[int, Reply] = {}
-        tasks = sorted({call.query.task for call in calls}) if self.mode != "direct" else [""]
-        for task in tasks:
-            members = [
-                i
-                for i, call in enumerate(calls)
-                if self.mode == "direct" or call.query.task == task
-            ]
-            several = self.mode == "self_consistency"
-            completions = self.model.complete(
-                [self._write_prompt(calls[i].text) for i in members],
-                prefix="" if self.mode == "direct" else self._write_examples(task),
-                samples=self.samples if several else 1,
-                temperature=self.temperature if several else 0.0,
-                seed=self.seed,
-            )
-            for i, completion in zip(members, completions, strict=True):
-                replies[i] = self._make_reply(calls[i], completion)
-        return [replies[i] for i in range(len(calls))]
-
-    def _write_examples(self, task: str) -> str:
-        """Return the worked examples of a task as the beginning of a prompt."""
-        if not self.examples.get(task):
-            raise RLRouteError(f"{self.candidate.id}: no worked examples for the task '{task}'")
-        return "".join(
-            f"Question: {question}\nAnswer: {answer}\n\n"
-            for question, answer in self.examples[task]
-        )
-
-    def _write_prompt(self, text: str) -> str:
-        """Return the part of the prompt that holds the question."""
-        tokenizer = self.model.tokenizer
-        if self.mode == "direct" and tokenizer.chat_template:
-            messages = [
-                {"role": "system", "content": INSTRUCTION},
-                {"role": "user", "content": text},
-            ]
-            prompt = tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
-            )
-            return f"{prompt}{REPLY_BEGINNING}"
-        return f"Question: {text}\nAnswer:"
-
-    def _make_reply(self, call: Call, completion: Completion | FailureKind) -> Reply:
-        """Vote over the samples and add up their tokens, each sample with its own prompt."""
-        if isinstance(completion, FailureKind):
-            return Reply(call, failure=completion)
-        usage = Usage(
-            prompt_tokens=completion.prompt_tokens * len(completion.texts),
-            completion_tokens=sum(completion.completion_tokens),
-        )
-        return Reply(
-            call,
-            text=Counter(completion.texts).most_common(1)[0][0],  # a tie goes to the first drawn
-            usage=usage,
-            cost_usd=self.candidate.prices.compute_cost(
-                usage.prompt_tokens, usage.completion_tokens
-            ),
-            latency_seconds=completion.seconds,
-        )

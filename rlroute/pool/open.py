@@ -33,7 +33,8 @@ from rlroute.pool.checkpoints import convert_gguf, find_package_files
 from rlroute.pool.http import Endpoint, read_api_key
 from rlroute.pool.ledger import Ledger
 from rlroute.pool.live import LivePool
-from rlroute.pool.local import Examples, LocalCandidate, LocalModel
+from rlroute.pool.local import Examples, LocalModel
+from rlroute.pool.local_candidate import LocalCandidate
 from rlroute.pool.pool_file import (
     HttpSpec,
     LocalSpec,

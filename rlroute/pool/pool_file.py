@@ -37,7 +37,7 @@ Money: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 Tokens: TypeAlias = Annotated[int, Field(gt=0)]
-Mode: TypeAlias = Literal["direct", "few_shot", "self_consistency"]
+Mode: TypeAlias = Literal["direct", "chat", "few_shot", "self_consistency"]
 
 KEY_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 HTTP_DEFAULTS = (
@@ -322,7 +322,9 @@ class PoolFile(StrictModel):
             if isinstance(spec, LocalSpec) and spec.model not in self.models:
                 known = ", ".join(sorted(self.models)) or "none is stated"
                 raise ValueError(f"candidates.{name}: unknown model '{spec.model}' ({known})")
-            if isinstance(spec, LocalSpec) and spec.mode != "direct" and self.examples is None:
+            if not isinstance(spec, LocalSpec) or spec.mode in ("direct", "chat"):
+                continue
+            if self.examples is None:
                 raise ValueError(
                     f"candidates.{name}: mode {spec.mode} needs examples, a JSONL file"
                 )

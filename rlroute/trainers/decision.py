@@ -23,7 +23,8 @@ import torch
 from rlroute.config import redact
 from rlroute.data.prepare import PreparedTable, prepare_table
 from rlroute.data.table import read_table
-from rlroute.envs.single_turn import build_reward_stack
+from rlroute.data.task_splits import split_table
+from rlroute.envs.single_turn import CostWeightConfig, build_reward_stack
 from rlroute.envs.single_turn_vector import SingleTurnVector
 from rlroute.evaluation.evaluate import compute_validation_metrics, evaluate_policies
 from rlroute.evaluation.figures import draw_frontier
@@ -84,7 +85,7 @@ class TableProblem:
     def __init__(self, recipe: Recipe, prepared: PreparedTable, learner: Learner) -> None:
         self.recipe, self.prepared = recipe, prepared
         self.train_data, self.val_data = prepared.splits["train"], prepared.splits["val"]
-        self.sweep = make_cost_weights(recipe, recipe.validation.cost_weights)
+        self.sweep = make_cost_weights(recipe.cost_weight, recipe.validation.cost_weights)
         algorithm = recipe.algorithm
         self.environment = SingleTurnVector(
             self.train_data,
@@ -118,6 +119,13 @@ class TableProblem:
         """Replace the weights that validation chose."""
         save_best(folder, learner.scorer, facts)
 
+    def get_state(self) -> dict[str, Any]:
+        """Return nothing: every draw follows from its coordinates."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take the empty state."""
+
     def finish(self, tracker: Tracker, learner: Learner) -> None:
         """Draw the final frontier on val into the run folder; show it and its decisions in W&B."""
         policy = GreedyPolicy(learner.scorer.eval(), name=self.recipe.algorithm.kind)
@@ -133,7 +141,7 @@ class TableProblem:
 
 def write_run(recipe: Recipe, folder: Path, accelerator: Any, command: str) -> None:
     """Fit what is fitted before training and write the run folder."""
-    table = read_table(recipe.table)
+    table = split_table(read_table(recipe.table), recipe.split)
     prepared = prepare_table(table, recipe.encoder, recipe.profile, recipe.seed)
     facts = {
         "command": redact(command),
@@ -175,9 +183,9 @@ def plan_update(recipe: Recipe, update: int, queries: int, accelerator: Any) -> 
     return plan.select_part(accelerator.process_index, accelerator.num_processes)
 
 
-def make_cost_weights(recipe: Recipe, count: int) -> list[float]:
+def make_cost_weights(weights: CostWeightConfig, count: int) -> list[float]:
     """Return the cost weights of a sweep: the least, then a geometric grid to the greatest."""
-    low, high = recipe.cost_weight.min, recipe.cost_weight.max
+    low, high = weights.min, weights.max
     if low == high:
         return [low]
     grid = np.geomspace(max(low, high / 2000), high, count - (low == 0))

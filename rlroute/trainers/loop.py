@@ -55,6 +55,12 @@ class Problem(Protocol):
     def finish(self, tracker: Tracker, learner: Learner) -> None:
         """Leave the last pictures and tables, on the main process."""
 
+    def get_state(self) -> dict[str, Any]:
+        """Return what a resumed run goes on from besides weights, as plain JSON values."""
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from a state of `get_state`."""
+
 
 def run_loop(
     problem: Problem, learner: Learner, folder: Path, *, resume: bool = False
@@ -65,7 +71,10 @@ def run_loop(
         RLRouteError: there is no checkpoint to resume from, or it cannot be read.
     """
     recipe = learner.recipe
-    state = resume_from(folder, learner) if resume else TrainingState()
+    state = TrainingState()
+    if resume:
+        state = resume_from(folder, learner)
+        problem.set_state(state.problem)
     with open_tracker(recipe, folder, learner, state) as tracker:
         if state.update == 0:  # where the curve starts; what was never trained is never the best
             report(tracker, state, problem.validate(learner))
@@ -97,6 +106,7 @@ def run_loop(
             )
             report(tracker, state, metrics)
             if last or state.update % recipe.checkpoint_every == 0:
+                state = dataclasses.replace(state, problem=problem.get_state())
                 keep_checkpoint(folder, learner, state, tracker)
         if tracker is not None:
             problem.finish(tracker, learner)

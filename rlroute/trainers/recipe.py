@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from rlroute.config import StrictModel
 from rlroute.data.encoders import EncoderConfig, TfidfConfig
 from rlroute.data.routing_data import ProfileConfig
+from rlroute.data.task_splits import SplitConfig, TableSplitConfig
 from rlroute.envs.single_turn import CostWeightConfig
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -159,6 +160,7 @@ class Recipe(StrictModel):
     table: str
     seed: Annotated[int, Field(ge=0)] = 0
     updates: PositiveInt = 100
+    split: SplitConfig = TableSplitConfig()
     encoder: EncoderConfig = TfidfConfig()
     profile: ProfileConfig = ProfileConfig()
     cost_weight: CostWeightConfig = CostWeightConfig()

@@ -37,6 +37,7 @@ from rlroute.data.encoders import load_encoder
 from rlroute.data.prepare import PreparedTable, compute_table_digest, encode_texts
 from rlroute.data.routing_data import prepare_splits
 from rlroute.data.table import OutcomeTable, read_table
+from rlroute.data.task_splits import split_table
 from rlroute.files import atomic_folder, write_atomic
 from rlroute.policies.mlp import CandidateScorer, ScorerConfig
 from rlroute.policies.weights import load_weights
@@ -129,7 +130,7 @@ def read_run(folder: Path) -> Run:
             f"{folder / RUN_FILE}: format_version {facts.get('format_version')}, "
             f"this rlroute reads {FORMAT_VERSION}"
         )
-    table = read_table(recipe.table)
+    table = split_table(read_table(recipe.table), recipe.split)
     if compute_table_digest(table) != facts["table_digest"]:
         raise RLRouteError(f"table '{recipe.table}' has changed since {folder} was trained on it")
     source = folder / CANDIDATES_FILE

@@ -126,13 +126,11 @@ class StepProblem:
         stage: Stage,
         model: StepModel,
         facts: Mapping[SplitName, SplitFacts],
-        *,
-        low_validations: int = 0,
     ) -> None:
         self.recipe, self.stage, self.model, self.facts = recipe, stage, model, facts
         self.reward = BoundaryReward(recipe.reward)
         self.shape = make_shape(recipe, len(stage.world.executors))
-        self.low_validations = low_validations
+        self.low_validations = 0  # in a row, with hardly a dear call on hard tasks
         self.shown: list[dict[str, Any]] = []
 
     def collect(self, learner: Learner, update: int) -> Batch:
@@ -317,6 +315,14 @@ class StepProblem:
     def save_best(self, folder: Path, learner: Learner, facts: dict[str, Any]) -> None:
         """Replace the weights that validation chose."""
         save_policy(folder / BEST_FOLDER, self.model, learner.scorer, facts)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return how many validations in a row were low."""
+        return {"low_validations": self.low_validations}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.low_validations = state["low_validations"]
 
     def finish(self, tracker: Tracker, learner: Learner) -> None:
         """Show the last update's episodes in W&B."""

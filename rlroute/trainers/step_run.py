@@ -46,11 +46,11 @@ from rlroute.rollout.boundary import (
 from rlroute.rollout.stage import Stage
 from rlroute.rollout.step_plan import plan_static
 from rlroute.rollout.steps import Moment
-from rlroute.tracking import METRICS_FILE, make_progress
-from rlroute.trainers.checkpoint import TrainingState, list_checkpoints, read_state
+from rlroute.tracking import make_progress
+from rlroute.trainers.checkpoint import TrainingState
 from rlroute.trainers.imitation import choose_experts, imitate, weigh_labels
 from rlroute.trainers.loop import check_distribution, check_processes, run_loop
-from rlroute.trainers.run_folder import CHECKPOINTS_FOLDER, RECIPE_FILE, RUN_FILE, clear_folder
+from rlroute.trainers.run_folder import RECIPE_FILE, RUN_FILE, clear_folder
 from rlroute.trainers.step_policy import (
     StepModel,
     add_conversations,
@@ -61,7 +61,6 @@ from rlroute.trainers.step_policy import (
     score_steps,
 )
 from rlroute.trainers.step_problem import (
-    COLLAPSED_SHARE,
     SplitFacts,
     StepProblem,
     read_split_facts,
@@ -110,8 +109,7 @@ def train_steps(
             if recipe.algorithm.kl_weight:  # as it was written, so that a resumed run has the same
                 kept, _ = load_policy(folder / WARM_START_FOLDER, recipe.policy, *shape)
                 learner.reference = kept.network.to(accelerator.device)
-        low = count_low_validations(folder) if resume else 0
-        problem = StepProblem(recipe, stage, model, facts, low_validations=low)
+        problem = StepProblem(recipe, stage, model, facts)
         return run_loop(problem, learner, folder, resume=resume)
 
 
@@ -308,20 +306,3 @@ def warm_up(
     if learner.accelerator.is_main_process:
         write_atomic(folder / LABELS_FILE, json.dumps(asdict(balance), indent=2))
         save_policy(folder / WARM_START_FOLDER, model, learner.scorer, {"loss": loss})
-
-
-def count_low_validations(folder: Path) -> int:
-    """Return how many validations in a row found hardly a dear call on hard tasks.
-
-    Those before the last checkpoint count: what came after it is played again.
-    """
-    checkpoints = list_checkpoints(folder / CHECKPOINTS_FOLDER)
-    last = read_state(checkpoints[-1]).update if checkpoints else 0
-    lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines if line.endswith("}")]  # a kill tears the last one
-    count = 0
-    for row in rows:
-        share = row.get("eval/dear_share_hard")
-        if share is not None and row["step"] <= last:
-            count = count + 1 if share < COLLAPSED_SHARE else 0
-    return count

@@ -19,19 +19,23 @@ from torch import Tensor
 from rlroute.algorithms.advantages import (
     compute_gae,
     compute_group_advantages,
+    compute_joint_advantages,
     compute_rloo_advantages,
     normalise_advantages,
 )
 from rlroute.algorithms.losses import (
+    PolicyLoss,
     compute_clipped_loss,
+    compute_clipped_value_loss,
     compute_entropy,
     compute_expected_loss,
+    compute_joint_clipped_loss,
     compute_k3,
     compute_reference_loss,
-    compute_value_loss,
 )
 from rlroute.policies.mlp import draw_dropout_mask
 from rlroute.seeding import draw_permutation, make_torch_generator
+from rlroute.trainers.memory_recipe import MemoryGRPOConfig, MemoryPPOConfig, MemoryRLOOConfig
 from rlroute.trainers.recipe import (
     ExpectedGradientConfig,
     GRPOConfig,
@@ -156,6 +160,7 @@ class Targets:
     reward_BK: Tensor | None = None
     static_B: Tensor | None = None
     reference_logp_BT: Tensor | None = None
+    value_valid_BT: Tensor | None = None
 
 
 def compute_targets(learner: Learner, batch: Batch) -> Targets:
@@ -175,6 +180,8 @@ def compute_targets(learner: Learner, batch: Batch) -> Targets:
         reward_BK = learner.rewards.combine(batch.outcome_terms_BK, weight_B1)
         reward_BK_on_device = torch.as_tensor(reward_BK, device=device)
         return Targets(zero_BT, zero_BT, valid_BT, reward_BK=reward_BK_on_device)
+    if has_joint_credit(algorithm):
+        return compute_joint_targets(learner, batch, return_B, valid_BT)
     if isinstance(algorithm, PPOConfig):
         adv_BT, return_BT = compute_gae(
             reward_BT.nan_to_num(0.0),
@@ -189,13 +196,45 @@ def compute_targets(learner: Learner, batch: Batch) -> Targets:
         if algorithm.normalise_advantages:
             adv_BT = normalise_advantages(adv_BT, *compute_moments(learner, adv_BT, valid_BT))
         return Targets(adv_BT, return_BT, valid_BT)
-    if batch.ends is None:
+    if batch.ends is None or isinstance(algorithm, MemoryGRPOConfig | MemoryRLOOConfig):
         adv_B, valid_B = compute_group_relative(algorithm, return_B)
-        return Targets(adv_B[:, None] + zero_BT, zero_BT, valid_BT & valid_B[:, None])
+        valid_BT = keep_choices(batch, valid_BT) & valid_B[:, None]
+        return Targets(adv_B[:, None] + zero_BT, zero_BT, valid_BT)
     adv_B, valid_B = compute_step_advantages(algorithm, batch, return_B)
     static_B = torch.as_tensor(batch.ends.role_B == REFERENCE, device=device)
     valid_BT = keep_choices(batch, valid_BT) & valid_B[:, None]
     return Targets(adv_B[:, None] + zero_BT, zero_BT, valid_BT, static_B=static_B)
+
+
+def has_joint_credit(algorithm: Any) -> bool:
+    """Say whether an episode's decisions share one ratio and one advantage."""
+    return isinstance(algorithm, MemoryPPOConfig) and algorithm.credit == "joint"
+
+
+def compute_joint_targets(
+    learner: Learner, batch: Batch, return_B: Tensor, valid_BT: Tensor
+) -> Targets:
+    """Return one advantage per episode, over the value of its first state; the critic learns there.
+
+    As in the source the advantages are divided by the standard deviation of a sample, and left as
+    they are where there is only one.
+    """
+    first_B = valid_BT[:, 0]
+    value_B = torch.as_tensor(batch.value_BT[:, 0], device=return_B.device)
+    adv_B = compute_joint_advantages(return_B, value_B, first_B)
+    if learner.recipe.algorithm.normalise_advantages:
+        mean, std = compute_moments(learner, adv_B, first_B, unbiased=True)
+        if std > 0:
+            adv_B = normalise_advantages(adv_B, mean, std)
+    where_BT = torch.zeros_like(valid_BT)
+    where_BT[:, 0] = first_B
+    zero_BT = torch.zeros_like(valid_BT, dtype=adv_B.dtype)
+    return Targets(
+        adv_B[:, None] + zero_BT,
+        return_B.nan_to_num(0.0)[:, None] + zero_BT,
+        valid_BT,
+        value_valid_BT=where_BT,
+    )
 
 
 def keep_choices(batch: Batch, valid_BT: Tensor) -> Tensor:
@@ -217,8 +256,13 @@ def compute_group_relative(
     return adv_NG.reshape(-1), valid_NG.reshape(-1)
 
 
-def compute_moments(learner: Learner, value_BT: Tensor, valid_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of the valid entries over all processes."""
+def compute_moments(
+    learner: Learner, value_BT: Tensor, valid_BT: Tensor, *, unbiased: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of the valid entries over all processes.
+
+    `unbiased` divides by the number of entries less one; a single entry has no deviation, 0.
+    """
     value_N = value_BT[valid_BT].double()
     local_3 = torch.stack(
         [value_N.sum(), (value_N**2).sum(), torch.as_tensor(float(len(value_N))).to(value_N)]
@@ -226,6 +270,8 @@ def compute_moments(learner: Learner, value_BT: Tensor, valid_BT: Tensor) -> tup
     total, total_of_squares, count = learner.accelerator.reduce(local_3, reduction="sum")
     mean = total / count.clamp(min=1)
     variance = (total_of_squares / count.clamp(min=1) - mean**2).clamp(min=0)
+    if unbiased:
+        variance = variance * count / (count - 1).clamp(min=1)
     return mean.float(), variance.sqrt().float()
 
 
@@ -346,7 +392,10 @@ def compute_loss(
     own_N = valid_N
     if targets.static_B is not None:
         own_N = valid_N & ~targets.static_B[rows_B].repeat_interleave(steps)
-    policy = compute_clipped_loss(logp_N, old_logp_N, adv_N, own_N, algorithm.clip_range)
+    if has_joint_credit(algorithm):
+        policy = compute_joint_loss(algorithm, logp_N, old_logp_N, targets, rows_B)
+    else:
+        policy = compute_clipped_loss(logp_N, old_logp_N, adv_N, own_N, algorithm.clip_range)
     loss = policy.total - learner.entropy_weight * entropy
     sums |= {"policy_loss": policy.total.detach(), "kl": policy.kl, "clipped": policy.clipped}
     if targets.static_B is not None:
@@ -358,18 +407,53 @@ def compute_loss(
         loss = loss + algorithm.kl_weight * kl_ref
         sums["kl_ref"] = kl_ref.detach()
     if isinstance(algorithm, PPOConfig):
-        return_N = targets.return_BT[rows_B].flatten()
-        value_loss = compute_value_loss(scores.value_B, return_N, valid_N)
+        value_loss, found = compute_critic_loss(algorithm, batch, targets, scores.value_B, rows_B)
         loss = loss + algorithm.value_weight * value_loss
-        error_N, known_N = (return_N - scores.value_B.detach())[valid_N], return_N[valid_N]
-        sums |= {
-            "value_loss": value_loss.detach(),
-            "error_squared": (error_N**2).sum(),
-            "error": error_N.sum(),
-            "return_squared": (known_N**2).sum(),
-            "return": known_N.sum(),
-        }
+        sums |= found
     return loss, sums
+
+
+def compute_joint_loss(
+    algorithm: Any, logp_N: Tensor, old_logp_N: Tensor, targets: Targets, rows_B: Tensor
+) -> PolicyLoss:
+    """Return the loss of one ratio per episode; an episode weighs as much as its decisions."""
+    valid_BT = targets.valid_BT[rows_B]
+    shape, steps = valid_BT.shape, valid_BT.shape[1]
+    found = compute_joint_clipped_loss(
+        logp_N.reshape(shape),
+        old_logp_N.reshape(shape),
+        targets.adv_BT[rows_B, 0],
+        valid_BT,
+        algorithm.clip_range,
+    )
+    return PolicyLoss(found.total * steps, found.kl * steps, found.clipped * steps)
+
+
+def compute_critic_loss(
+    algorithm: PPOConfig, batch: Batch, targets: Targets, value_N: Tensor, rows_B: Tensor
+) -> tuple[Tensor, Sums]:
+    """Return the critic's loss summed over the decisions it learns at, and sums for the metrics.
+
+    Where it learns at the first decision only, that one weighs as much as all of an episode.
+    """
+    where_BT = targets.valid_BT if targets.value_valid_BT is None else targets.value_valid_BT
+    weight = 1 if targets.value_valid_BT is None else where_BT.shape[1]
+    valid_N = where_BT[rows_B].flatten()
+    return_N = targets.return_BT[rows_B].flatten()
+    clip = algorithm.value_clip if isinstance(algorithm, MemoryPPOConfig) else None
+    old_BT = torch.as_tensor(batch.value_BT, device=value_N.device)
+    loss = weight * compute_clipped_value_loss(
+        value_N, return_N, old_BT[rows_B].flatten(), valid_N, clip
+    )
+    error_N, known_N = (return_N - value_N.detach())[valid_N], return_N[valid_N]
+    return loss, {
+        "value_loss": loss.detach(),
+        "value_count": valid_N.sum().to(loss),
+        "error_squared": (error_N**2).sum(),
+        "error": error_N.sum(),
+        "return_squared": (known_N**2).sum(),
+        "return": known_N.sum(),
+    }
 
 
 def summarise_update(learner: Learner, totals: Sums, epochs: int) -> dict[str, float]:
@@ -391,8 +475,9 @@ def summarise_update(learner: Learner, totals: Sums, epochs: int) -> dict[str, f
     if "kl_ref" in total:
         metrics["policy/kl_ref"] = total["kl_ref"] / count
     if "value_loss" in total:
-        variance = total["return_squared"] / count - (total["return"] / count) ** 2
-        left = total["error_squared"] / count - (total["error"] / count) ** 2
+        known = max(total["value_count"], 1.0)
+        variance = total["return_squared"] / known - (total["return"] / known) ** 2
+        left = total["error_squared"] / known - (total["error"] / known) ** 2
         metrics["policy/value_loss"] = total["value_loss"] / count
         metrics["policy/explained_variance"] = 1 - left / variance if variance > 0 else float("nan")
     return metrics

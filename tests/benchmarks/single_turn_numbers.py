@@ -39,7 +39,7 @@ def measure(folder: Path, budget_usd: float, *, with_baselines: bool) -> dict[st
     run = read_run(folder)
     scorer, _ = load_best(run)
     splits = run.prepared.splits
-    weights = make_cost_weights(run.recipe, run.recipe.evaluation.cost_weights)
+    weights = make_cost_weights(run.recipe.cost_weight, run.recipe.evaluation.cost_weights)
     policies = [GreedyPolicy(scorer, name=run.recipe.algorithm.kind)]
     if with_baselines:
         policies += fit_baselines(splits["train"], splits["val"])

@@ -53,7 +53,7 @@ class Page(html.parser.HTMLParser):
 @pytest.fixture(scope="module")
 def result():
     train, val = build_topics(200, 0, "train"), build_topics(100, 1, "val")
-    best, cheapest, random, knn, ridge, oracle = fit_baselines(train, val)
+    best, cheapest, random, knn, ridge, *_, oracle = fit_baselines(train, val)
     policies = [knn, best, cheapest, random, ridge, oracle]
     weights = [0.0, 0.1, 0.5, 2.0]
     test = build_topics(120, 2)

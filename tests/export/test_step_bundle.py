@@ -18,12 +18,11 @@ from step_router_example import find_choice_run, make_bundle
 
 from rlroute.config import StrictModel, dump_config
 from rlroute.export.bundle import CHECKSUM_KEY, compute_checksum, list_files
+from rlroute.export.sealed_folder import BUNDLE_FILE, describe_file
 from rlroute.export.step_bundle import (
-    BUNDLE_FILE,
     WEIGHTS_FILE,
     ChoiceNetwork,
     StepBundle,
-    describe_file,
     read_step_bundle,
     write_step_bundle,
 )

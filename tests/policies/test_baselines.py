@@ -6,9 +6,8 @@ import dataclasses
 
 import numpy as np
 import pytest
+from table_examples import build, build_topics, list_picks
 
-from rlroute.data.routing_data import RoutingData
-from rlroute.data.table import OutcomeTable
 from rlroute.policies.baselines import (
     AlwaysCandidate,
     NearestNeighbours,
@@ -16,44 +15,10 @@ from rlroute.policies.baselines import (
     PredictThenOptimise,
     RandomCandidate,
     RidgeRegression,
+    TaskOracle,
     fit_baselines,
 )
-from rlroute.types import Candidate, Prices, Query, RLRouteError
-
-
-def build(score_QK, cost_QK, features_QF) -> RoutingData:
-    score_QK = np.asarray(score_QK, np.float32)
-    present_QK = np.isfinite(score_QK)
-    unknown_QK = np.full(score_QK.shape, np.nan, np.float32)
-    table = OutcomeTable(
-        name="example",
-        queries=tuple(Query(f"q{q}", f"text {q}") for q in range(len(score_QK))),
-        candidates=tuple(Candidate(name, Prices(1, 1)) for name in "abc"[: score_QK.shape[1]]),
-        score_QK=score_QK,
-        cost_usd_QK=np.where(present_QK, np.asarray(cost_QK, np.float32), np.nan),
-        present_QK=present_QK,
-        prompt_tokens_QK=unknown_QK,
-        completion_tokens_QK=unknown_QK,
-        latency_seconds_QK=unknown_QK,
-        split_Q=np.array(["train"] * len(score_QK)),
-    )
-    features_QF = np.asarray(features_QF, np.float32)
-    return RoutingData(table, features_QF, np.zeros((score_QK.shape[1], 1), np.float32), 10.0)
-
-
-def build_topics(queries: int, seed: int, holes: float = 0.0) -> RoutingData:
-    """Candidate a (cost 1) solves the first topic, c (cost 10) the second, b nothing."""
-    generator = np.random.default_rng(seed)
-    topic_Q = np.arange(queries) % 2
-    score_QK = np.stack([topic_Q == 0, np.zeros(queries), topic_Q == 1], axis=1).astype(float)
-    score_QK[generator.random(score_QK.shape) < holes] = np.nan
-    score_QK[~np.isfinite(score_QK).any(1), 1] = 0
-    features_QF = np.eye(2)[topic_Q] + 0.05 * generator.standard_normal((queries, 2))
-    return build(score_QK, np.tile([1.0, 4.0, 10.0], (queries, 1)), features_QF)
-
-
-def list_picks(policy, data, cost_weight=0.0):
-    return policy.compute_probabilities(data, cost_weight).argmax(1).tolist()
+from rlroute.types import RLRouteError
 
 
 @pytest.mark.parametrize("holes", [0.0, 0.3])
@@ -71,7 +36,11 @@ def test_every_baseline_gives_probabilities_over_present_candidates_only(holes, 
 def test_all_baselines_are_fitted_under_their_names():
     policies = fit_baselines(build_topics(80, 0), build_topics(40, 1))
     names = [policy.name for policy in policies]
-    assert names == ["best single", "cheapest", "random", "kNN-40", "ridge", "oracle"]
+    assert names == [
+        *("best single", "cheapest", "random", "kNN-40", "ridge", "EMA", "centroids"),
+        *("skill profile", "soft labels", "boosted trees", "IRT", "IRT, Chebyshev", "pheromones"),
+        *("loss with flags", "sufficient", "paid probes", "task oracle", "oracle"),
+    ]
 
 
 def test_best_single_and_cheapest_are_chosen_on_train():
@@ -104,6 +73,12 @@ def test_the_oracle_picks_best_utility_and_breaks_ties_to_the_cheapest():
     data = build(score_QK, [[1, 4, 10]] * 4, np.eye(4))
     assert list_picks(Oracle(), data) == [0, 1, 2, 0]
     assert list_picks(Oracle(), data, cost_weight=2.0) == [0, 1, 0, 0]
+
+
+def test_the_task_oracle_picks_per_task_and_heeds_the_cost_weight():
+    data = build([[1, 1], [0, 1], [0, 1], [1, 0], [1, 1]], [[1, 10]] * 5, np.eye(5), "xxyyy")
+    assert list_picks(TaskOracle(), data) == [1, 1, 0, 0, 0]
+    assert list_picks(TaskOracle(), data, cost_weight=1.0) == [0] * 5
 
 
 @pytest.mark.parametrize("holes", [0.0, 0.2])

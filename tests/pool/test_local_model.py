@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from tiny_llama import save_tiny_llama
 
 from rlroute.pool.checkpoints import convert_gguf, find_package_files
-from rlroute.pool.local import REPLY_BEGINNING, Completion, LocalCandidate, LocalModel, Mode
+from rlroute.pool.local import REPLY_BEGINNING, Completion, LocalModel, Mode
+from rlroute.pool.local_candidate import LocalCandidate
 from rlroute.types import Call, Candidate, FailureKind, Prices, Query, Reply, RLRouteError
 
 torch = pytest.importorskip("torch")
@@ -152,6 +154,21 @@ def test_the_vote_is_the_commonest_sample_and_a_tie_goes_to_the_first(model: Loc
 def test_a_task_without_worked_examples_is_refused_by_name(model: LocalModel) -> None:
     with pytest.raises(RLRouteError, match="'riddles'"):
         ask(model, "few_shot", make_calls(("riddles", "what?")))
+
+
+def test_chat_mode_sends_the_text_as_it_is_and_takes_all_that_is_written(model: LocalModel) -> None:
+    candidate = LocalCandidate(Candidate("x", PRICES), model, "chat", {})
+    call = replace(make_calls(("sums", "1 + 2"))[0], system="be brief", max_output_tokens=24)
+    assert candidate._write_chat(call) == "be brief\n\n1 + 2"
+    long, short = asyncio.run(candidate.ask_many([call, replace(call, max_output_tokens=3)]))
+    assert long.usage is not None
+    assert short.usage is not None
+    assert short.usage.completion_tokens == 3
+    assert long.usage.completion_tokens > model.max_new_tokens or long.text == ""
+    model.tokenizer.chat_template = (
+        "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}\n{% endfor %}<s>reply: "
+    )
+    assert candidate._write_chat(call).endswith("<s>user: 1 + 2\n<s>reply: ")
 
 
 def test_direct_mode_uses_the_chat_template_and_begins_the_reply(model: LocalModel) -> None:

@@ -202,13 +202,13 @@ def test_a_torn_checkpoint_is_refused_in_one_line(make_recipe: MakeRecipe, tmp_p
 def test_the_sweep_covers_the_trained_range_and_starts_at_its_least_weight(
     make_recipe: MakeRecipe,
 ) -> None:
-    weights = make_cost_weights(make_recipe("ppo"), 9)
+    weights = make_cost_weights(make_recipe("ppo").cost_weight, 9)
     assert weights[0] == 0
     assert weights[-1] == pytest.approx(2.0)
     assert len(weights) == 9
     assert weights == sorted(weights)
     fixed = make_recipe("ppo", cost_weight={"min": 0.5, "max": 0.5})
-    assert make_cost_weights(fixed, 9) == [0.5]
+    assert make_cost_weights(fixed.cost_weight, 9) == [0.5]
 
 
 def test_groups_that_processes_cannot_share_are_refused(make_recipe: MakeRecipe) -> None:

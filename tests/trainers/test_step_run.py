@@ -29,7 +29,6 @@ from rlroute.trainers.step_run import (
     BOUNDARY_FILE,
     LABELS_FILE,
     WARM_START_FOLDER,
-    count_low_validations,
     find_experts,
     make_learner,
     open_rollout_file,
@@ -274,9 +273,8 @@ def test_a_resumed_run_goes_on_counting_towards_the_alarm(make_recipe, tmp_path)
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     fields = {**COLD, "checkpoint_every": 1, "validation": {"every": 2}}
     train_steps(make_recipe(GRPO, **fields), whole)
-    train_steps(make_recipe(GRPO, **fields, updates=1), parted)
+    train_steps(make_recipe(GRPO, **fields, updates=2), parted)
     interrupt(whole, parted, after=3)
-    assert count_low_validations(parted) == 1  # what stands behind the checkpoint comes again
     train_steps(make_recipe(GRPO, **fields), parted, resume=True)
     alarms = [row["collapse/alarm"] for row in read_metrics(parted) if "collapse/alarm" in row]
     assert alarms == [0, 0, 1, 1]

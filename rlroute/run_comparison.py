@@ -1,0 +1,132 @@
+"""What `rlroute compare RUN RUN` does: two finished single-turn runs, measured side by side.
+
+What it is: both runs are read, their tables compared by digest, and the policies that validation
+chose meet the same test queries. Console table, compare.json, compare.png and compare.html.
+
+What it leaves out: runs of other kinds, and numbers (`rlroute.evaluation.run_difference`).
+
+How to use: `compare_runs(Path("runs/a"), Path("runs/b"), Setting(), out=None)`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlroute.config import read_yaml_mapping
+from rlroute.trainers.recipe import Recipe
+from rlroute.types import RLRouteError
+
+if TYPE_CHECKING:
+    from rlroute.evaluation.run_difference import Contender, Setting
+    from rlroute.trainers.run_folder import Run
+
+
+def run_compare(
+    first: Path,
+    second: Path,
+    *,
+    at_weight: float | None,
+    at_budget: float | None,
+    out: Path | None,
+) -> None:
+    """Compare two runs as the command line says; `at_budget` is in USD per 1,000 queries.
+
+    Raises:
+        RLRouteError: see `compare_runs`, or both a weight and a budget.
+    """
+    from rlroute.evaluation.run_difference import Setting
+
+    if at_weight is not None and at_budget is not None:
+        raise RLRouteError("compare: give either --at-weight or --at-budget, not both")
+    if at_budget is not None and not 0 < at_budget < float("inf"):
+        raise RLRouteError(f"compare: --at-budget must be finite and above 0, got {at_budget}")
+    budget_usd = None if at_budget is None else at_budget / 1000
+    compare_runs(first, second, Setting(at_weight, budget_usd), out=out)
+
+
+def compare_runs(first: Path, second: Path, setting: Setting, *, out: Path | None) -> None:
+    """Compare two runs and write the comparison to `out`, by default runs/compare-A-B.
+
+    Raises:
+        RLRouteError: one is no finished single-turn run, they are of different tables or splits,
+            or the setting is out of their range.
+    """
+    from rich.console import Console
+
+    from rlroute.evaluation.run_difference import compare_contenders
+    from rlroute.evaluation.run_difference_report import (
+        PAGE_FILE,
+        describe_difference,
+        render_difference,
+        write_difference,
+    )
+    from rlroute.runs import require_training_libraries
+
+    require_training_libraries()
+    console = Console()
+    with Console(stderr=True).status("reading runs and resampling"):
+        runs = read_runs(first, second)
+        names = name_runs(first, second)
+        recipe = runs[0].recipe
+        found = compare_contenders(
+            make_contender(runs[0], names[0]),
+            make_contender(runs[1], names[1]),
+            setting,
+            bootstrap=recipe.evaluation.bootstrap,
+            seed=recipe.seed,
+        )
+        folder = out or Path("runs") / f"compare-{'-'.join(names).replace('/', '_')}"
+        queries = runs[0].prepared.splits["test"].table.queries
+        write_difference(folder, found, {query.id: query.text for query in queries})
+    console.print(render_difference(found))
+    for sentence in describe_difference(found):
+        console.print(sentence, highlight=False)
+    console.print(f"comparison: {folder / PAGE_FILE}", highlight=False, soft_wrap=True)
+
+
+def read_runs(first: Path, second: Path) -> tuple[Run, Run]:
+    """Read two single-turn runs on one table.
+
+    Raises:
+        RLRouteError: a run of another kind or none at all, or tables that differ.
+    """
+    from rlroute.runs import find_recipe, find_run_schema
+    from rlroute.trainers.run_folder import RUN_FILE, read_json, read_run
+
+    for folder in (first, second):
+        if find_run_schema(folder) is not Recipe:
+            kind = read_yaml_mapping(find_recipe(folder))["environment"]
+            raise RLRouteError(
+                f"{folder}: a run of environment {kind}; compare takes single_turn runs"
+            )
+    facts = [read_json(folder / RUN_FILE) for folder in (first, second)]
+    if facts[0].get("table_digest") != facts[1].get("table_digest"):
+        tables = [one.get("table") for one in facts]
+        raise RLRouteError(
+            f"{first} and {second} were trained on different tables ({tables[0]} and {tables[1]}; "
+            "the same name may hold other outcomes): nothing to pair"
+        )
+    return read_run(first), read_run(second)
+
+
+def name_runs(first: Path, second: Path) -> tuple[str, str]:
+    """Return the names of two runs: their folders', with the parent's where these are the same."""
+    names = first.resolve().parts, second.resolve().parts
+    for depth in range(1, max(map(len, names)) + 1):
+        one, other = ("/".join(parts[-depth:]).lstrip("/") for parts in names)
+        if one != other:
+            return one, other
+    raise RLRouteError(f"compare: {first} and {second} are the same run")
+
+
+def make_contender(run: Run, name: str) -> Contender:
+    """Return a run's best policy with its splits and the cost weights of its evaluation."""
+    from rlroute.evaluation.run_difference import Contender
+    from rlroute.policies.decision import GreedyPolicy
+    from rlroute.trainers.decision import make_cost_weights
+    from rlroute.trainers.run_folder import load_best
+
+    scorer, _ = load_best(run)
+    weights = make_cost_weights(run.recipe.cost_weight, run.recipe.evaluation.cost_weights)
+    return Contender(name, GreedyPolicy(scorer, name=name), run.prepared.splits, weights)
