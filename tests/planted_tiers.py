@@ -18,11 +18,12 @@ from rlroute.memory.base import MemoryQuestion, Role
 from rlroute.memory.outcomes import ModuleFacts, PipelineFacts
 from rlroute.memory.tree import TierTree
 from rlroute.policies.tier_scorer import TierScorerPolicy
+from rlroute.trainers.learner import Learner
 from rlroute.trainers.loop import set_schedules
 from rlroute.trainers.memory_problem import GreedyRun, MemoryProblem, play_greedily
 from rlroute.trainers.memory_recipe import MemoryRecipe
 from rlroute.trainers.memory_run import CostFacts, make_learner
-from rlroute.trainers.update import Learner, update_policy
+from rlroute.trainers.update import update_policy
 from rlroute.types import Query
 
 ROLES: dict[str, Role] = {

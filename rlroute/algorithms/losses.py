@@ -84,11 +84,6 @@ def compute_expected_loss(logp_NK: Tensor, reward_NK: Tensor) -> Tensor:
     return -(probability_NK * reward_NK.nan_to_num(0.0)).sum()
 
 
-def compute_value_loss(value_N: Tensor, return_N: Tensor, valid_N: Tensor) -> Tensor:
-    """Return half the squared error of the critic, summed over valid rows."""
-    return compute_clipped_value_loss(value_N, return_N, value_N, valid_N, clip=None)
-
-
 def compute_clipped_value_loss(
     value: Tensor, returns: Tensor, old_value: Tensor, valid: Tensor, clip: float | None
 ) -> Tensor:

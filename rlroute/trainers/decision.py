@@ -37,6 +37,7 @@ from rlroute.rollout.vector import collect_batch
 from rlroute.seeding import derive_seed
 from rlroute.tracking import Tracker
 from rlroute.trainers.checkpoint import TrainingState
+from rlroute.trainers.learner import Learner, score_candidates
 from rlroute.trainers.loop import check_distribution, check_processes, run_loop
 from rlroute.trainers.metrics import describe_decisions, describe_episodes, summarise_batch
 from rlroute.trainers.recipe import ExpectedGradientConfig, OptimiserConfig, Recipe
@@ -47,7 +48,6 @@ from rlroute.trainers.run_folder import (
     save_best,
     start_run_folder,
 )
-from rlroute.trainers.update import Learner, score_candidates
 from rlroute.types import Batch
 
 

@@ -27,8 +27,8 @@ from rlroute.rewards.boundary import TaskClass
 from rlroute.rollout.boundary import BoundaryRollout
 from rlroute.seeding import draw_permutation
 from rlroute.tracking import make_progress
+from rlroute.trainers.learner import Learner, MinibatchPart
 from rlroute.trainers.step_recipe import ImitationConfig
-from rlroute.trainers.update import Learner, MinibatchPart
 from rlroute.types import Batch, FloatArray
 
 COORDINATE = -1  # the "update" that minibatches of the warm start belong to

@@ -29,8 +29,9 @@ from rlroute.trainers.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from rlroute.trainers.learner import Learner
 from rlroute.trainers.run_folder import CHECKPOINTS_FOLDER
-from rlroute.trainers.update import Learner, update_policy
+from rlroute.trainers.update import update_policy
 from rlroute.types import Batch, RLRouteError
 
 

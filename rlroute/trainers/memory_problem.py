@@ -26,10 +26,10 @@ from rlroute.rewards.memory import MemoryReward
 from rlroute.rollout.plan import plan_episodes
 from rlroute.rollout.tiers import collect_tier_batch, place_terms
 from rlroute.tracking import Tracker
+from rlroute.trainers.learner import DecisionScores, Learner, MinibatchPart
 from rlroute.trainers.memory_recipe import MemoryRecipe
 from rlroute.trainers.metrics import reduce_sums
 from rlroute.trainers.run_folder import save_best
-from rlroute.trainers.update import DecisionScores, Learner, MinibatchPart
 from rlroute.types import Batch, BoolArray, FloatArray, IntArray, UsdArray
 
 

@@ -35,6 +35,7 @@ from rlroute.rewards.memory import MemoryReward
 from rlroute.seeding import derive_seed
 from rlroute.trainers.checkpoint import WEIGHTS_FILE, TrainingState
 from rlroute.trainers.decision import make_cost_weights
+from rlroute.trainers.learner import Learner
 from rlroute.trainers.loop import check_distribution, check_processes, run_loop
 from rlroute.trainers.memory_problem import MemoryProblem, score_tiers
 from rlroute.trainers.memory_recipe import MemoryRecipe, TierPolicyConfig
@@ -48,7 +49,6 @@ from rlroute.trainers.run_folder import (
     clear_folder,
     read_json,
 )
-from rlroute.trainers.update import Learner
 from rlroute.types import FloatArray, RLRouteError
 
 FORMAT_VERSION = 1

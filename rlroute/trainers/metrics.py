@@ -11,7 +11,7 @@ import torch
 from rlroute.data.routing_data import RoutingData
 from rlroute.evaluation.metrics import compute_selection_entropy
 from rlroute.evaluation.sampling import RoutingPolicy
-from rlroute.trainers.update import Learner
+from rlroute.trainers.learner import Learner
 from rlroute.types import Batch
 
 

@@ -33,9 +33,9 @@ from rlroute.policies.weights import load_weights
 from rlroute.rollout.steps import Moment
 from rlroute.seeding import derive_seed
 from rlroute.trainers.checkpoint import WEIGHTS_FILE
+from rlroute.trainers.learner import DecisionScores, Learner, MinibatchPart
 from rlroute.trainers.run_folder import BEST_FILE, read_json
 from rlroute.trainers.step_recipe import StepMLPConfig, StepRecipe
-from rlroute.trainers.update import DecisionScores, Learner, MinibatchPart
 from rlroute.types import Batch, RLRouteError
 from rlroute.worlds.base import World
 

@@ -30,11 +30,11 @@ from rlroute.rollout.stage import Stage, compute_rewards
 from rlroute.rollout.step_plan import FREE, GroupShape, StepPlan, plan_static, plan_steps
 from rlroute.seeding import mix
 from rlroute.tracking import Tracker
+from rlroute.trainers.learner import Learner
 from rlroute.trainers.metrics import reduce_sums
 from rlroute.trainers.run_folder import BEST_FOLDER
 from rlroute.trainers.step_policy import StepModel, make_policy, save_policy
 from rlroute.trainers.step_recipe import StepGRPOConfig, StepRecipe
-from rlroute.trainers.update import Learner
 from rlroute.types import MEMBER, Batch, IntArray, SplitName
 
 COLLAPSED_SHARE = 0.01  # of dear calls on hard tasks; below it for so many validations: an alarm

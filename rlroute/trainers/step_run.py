@@ -49,6 +49,7 @@ from rlroute.rollout.steps import Moment
 from rlroute.tracking import make_progress
 from rlroute.trainers.checkpoint import TrainingState
 from rlroute.trainers.imitation import choose_experts, imitate, weigh_labels
+from rlroute.trainers.learner import Learner
 from rlroute.trainers.loop import check_distribution, check_processes, run_loop
 from rlroute.trainers.run_folder import RECIPE_FILE, RUN_FILE, clear_folder
 from rlroute.trainers.step_policy import (
@@ -66,7 +67,6 @@ from rlroute.trainers.step_problem import (
     read_split_facts,
 )
 from rlroute.trainers.step_recipe import StepRecipe
-from rlroute.trainers.update import Learner
 from rlroute.types import RLRouteError, SplitName
 
 FORMAT_VERSION = 1

@@ -298,10 +298,10 @@ def test_router_r1s_worked_whitened_advantages_with_its_unbiased_variance():
 
 def test_the_trainers_variance_divides_by_n_where_router_r1s_divides_by_n_minus_1():
     # a factor of sqrt(N / (N - 1)): 1.095 for these six tokens, 1.0001 for 5,000
-    update = pytest.importorskip("rlroute.trainers.update", reason="the extra `train` is absent")
+    targets = pytest.importorskip("rlroute.trainers.targets", reason="the extra `train` is absent")
     adv_BT, _ = compute_router_r1_advantages()
     alone = SimpleNamespace(accelerator=SimpleNamespace(reduce=lambda value, reduction: value))
-    mean, std = update.compute_moments(alone, adv_BT, torch.ones(2, 3, dtype=torch.bool))
+    mean, std = targets.compute_moments(alone, adv_BT, torch.ones(2, 3, dtype=torch.bool))
     whitened_BT = normalise_advantages(adv_BT, mean, std)
     expected = torch.tensor([[1.1294, 0.9035, 0.6776], [-0.9035, -0.9035, -0.9035]])
     torch.testing.assert_close(whitened_BT, expected * math.sqrt(6 / 5), atol=6e-5, rtol=0.0)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from rlroute.algorithms.losses import (
     compute_clipped_loss,
+    compute_clipped_value_loss,
     compute_entropy,
     compute_expected_loss,
-    compute_value_loss,
 )
 
 NAN = math.nan
@@ -72,7 +72,8 @@ def test_invalid_rows_contribute_nothing_whatever_they_hold():
     assert loss.total.item() == -1
     assert gradient(loss.total, logp_N).tolist() == [-1, 0, 0]
     value_N = torch.tensor([0.5, 0.5, 0.5], requires_grad=True)
-    value_loss = compute_value_loss(value_N, torch.tensor([1.5, NAN, math.inf]), valid_N)
+    returns_N = torch.tensor([1.5, NAN, math.inf])
+    value_loss = compute_clipped_value_loss(value_N, returns_N, value_N, valid_N, None)
     assert value_loss.item() == 0.5
     assert gradient(value_loss, value_N).tolist() == [-1, 0, 0]
 
@@ -154,7 +155,7 @@ def test_entropy_is_in_nats_and_masked_candidates_count_nothing():
 
 
 def test_the_value_loss_is_half_the_squared_error():
-    loss = compute_value_loss(
-        torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.5]), torch.tensor([True, True])
-    )
+    value_N, return_N = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.5])
+    valid_N = torch.tensor([True, True])
+    loss = compute_clipped_value_loss(value_N, return_N, value_N, valid_N, None)
     assert loss.item() == pytest.approx(0.5 * (4 + 0.25))

@@ -28,13 +28,10 @@ from rlroute.pool.recorded import RecordedPool
 from rlroute.rollout.engine import run_plan
 from rlroute.rollout.plan import EpisodePlan
 from rlroute.rollout.vector import collect_batch
+from rlroute.trainers.learner import Learner, score_candidates
 from rlroute.trainers.recipe import Recipe
-from rlroute.trainers.update import (
-    Learner,
-    compute_loss,
-    compute_targets,
-    score_candidates,
-)
+from rlroute.trainers.targets import compute_targets
+from rlroute.trainers.update import compute_loss
 
 WEIGHTS = CostWeightConfig(min=0.5, max=0.5)
 PLAN = EpisodePlan(

@@ -11,10 +11,11 @@ from accelerate import Accelerator
 from rlroute.config import parse_config
 from rlroute.policies.step_scorer import StepScorer, StepScorerConfig
 from rlroute.rewards.boundary import BoundaryReward
+from rlroute.trainers.learner import Learner
 from rlroute.trainers.step_policy import score_steps
 from rlroute.trainers.step_recipe import StepRecipe
 from rlroute.trainers.step_targets import compute_step_advantages
-from rlroute.trainers.update import Learner, update_policy
+from rlroute.trainers.update import update_policy
 from rlroute.types import FORCED, MEMBER, REFERENCE, Batch, EpisodeEnds
 
 EXECUTORS_KD = np.array([[1.0, 0.0, 0.0], [1.0, 0.7, 1.0]], dtype=np.float32)

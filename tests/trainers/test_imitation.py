@@ -19,9 +19,9 @@ from rlroute.rollout.boundary import BoundaryRollout, make_script
 from rlroute.rollout.stage import Stage
 from rlroute.rollout.step_plan import plan_static
 from rlroute.trainers.imitation import choose_experts, imitate, weigh_labels
+from rlroute.trainers.learner import Learner
 from rlroute.trainers.step_policy import build_model, score_steps
 from rlroute.trainers.step_recipe import ImitationConfig, StepRecipe
-from rlroute.trainers.update import Learner
 from rlroute.types import Batch, RLRouteError
 from rlroute.worlds.chain import ChainConfig, ChainKind
 

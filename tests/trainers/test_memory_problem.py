@@ -10,7 +10,8 @@ import pytest
 from planted_tiers import FACTS, PRICES, make_tree, start, train
 
 from rlroute.trainers.memory_problem import MemoryProblem
-from rlroute.trainers.update import compute_targets, update_policy
+from rlroute.trainers.targets import compute_targets
+from rlroute.trainers.update import update_policy
 
 LEAF_LM = FACTS.list_leaves()
 RIGHT_CL = np.ones((1, len(LEAF_LM)))  # the first answers are all right

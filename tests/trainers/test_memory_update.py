@@ -17,10 +17,11 @@ from rlroute.config import parse_config
 from rlroute.policies.tier_scorer import TierScorer, TierScorerConfig, describe_tiers
 from rlroute.rewards.memory import MemoryReward, MemoryRewardConfig
 from rlroute.seeding import draw_permutation
+from rlroute.trainers.learner import Learner
 from rlroute.trainers.memory_problem import score_tiers
 from rlroute.trainers.memory_recipe import MemoryPPOConfig
 from rlroute.trainers.recipe import OptimiserConfig
-from rlroute.trainers.update import Learner, update_policy
+from rlroute.trainers.update import update_policy
 from rlroute.types import MEMBER, Batch, EpisodeEnds
 
 MODULES, TIERS, WIDTH, EXTRAS = 5, 3, 4, 18

@@ -1,0 +1,115 @@
+"""What an update works on: a model with its optimiser, and the rows of a batch that it reads.
+
+What it leaves out: advantages (`rlroute.trainers.targets`) and steps (`rlroute.trainers.update`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlroute.policies.mlp import draw_dropout_mask
+from rlroute.seeding import make_torch_generator
+from rlroute.types import Batch, FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch.optim import Optimizer
+
+
+class DecisionScores(Protocol):
+    """What a policy's network says of N decisions."""
+
+    @property
+    def logp_BK(self) -> Tensor:
+        """Log-probabilities [N, K] over the allowed candidates."""
+
+    @property
+    def value_B(self) -> Tensor:
+        """The critic's values [N]."""
+
+
+class Rewards(Protocol):
+    """How reward terms become one reward."""
+
+    def combine(self, values: Mapping[str, FloatArray], cost_weight_N: FloatArray) -> FloatArray:
+        """Return the reward, shaped as the terms; NaN where a term is undefined."""
+
+
+@dataclass(frozen=True)
+class MinibatchPart:
+    """This process's part of a minibatch of `total` rows: its rows, and their places among all.
+
+    `coordinates` (update, epoch, number) say which minibatch it is. A `void` part counts for
+    nothing: it keeps step with the other processes, which have more rows.
+    """
+
+    rows_B: IntArray
+    place_B: IntArray
+    total: int
+    coordinates: tuple[int, int, int]
+    void: bool = False
+
+    def split(self, size: int | None, most: int) -> list[MinibatchPart]:
+        """Return parts of at most `size` rows, as many as a process with `most` rows needs."""
+        if size is None:
+            return [self]
+        pieces = np.array_split(np.arange(len(self.rows_B)), max(-(-most // size), 1))
+        return [
+            replace(self, rows_B=self.rows_B[piece], place_B=self.place_B[piece])
+            if len(piece)
+            else replace(self, rows_B=np.array([0]), place_B=np.array([0]), void=True)
+            for piece in pieces
+        ]
+
+
+ScoreRows = Callable[["Learner", Batch, MinibatchPart], DecisionScores]
+
+
+@dataclass
+class Learner:
+    """The model and optimiser as Accelerate prepared them, with what an update needs beside.
+
+    `score_rows` runs the model on some rows of a batch, all T decisions of a row one after the
+    other, at most `micro_batch` rows in a pass. `reference` is a frozen copy of the policy that the
+    KL term holds on to.
+    """
+
+    accelerator: Accelerator
+    model: torch.nn.Module
+    optimiser: Optimizer
+    score_rows: ScoreRows
+    rewards: Rewards
+    recipe: Any  # seed, updates, algorithm, optimiser: Recipe or StepRecipe
+    entropy_weight: float = 0.0  # of the current update; the loop sets it from the recipe
+    micro_batch: int | None = None
+    reference: torch.nn.Module | None = None
+
+    @property
+    def scorer(self) -> Any:
+        """The policy without the wrapper that exchanges gradients."""
+        return self.accelerator.unwrap_model(self.model)
+
+
+def score_candidates(learner: Learner, batch: Batch, part: MinibatchPart) -> DecisionScores:
+    """Run a candidate scorer on rows of a batch; its dropout is drawn from the coordinates."""
+    device, steps = learner.accelerator.device, batch.valid_BT.shape[1]
+    generator = make_torch_generator(learner.recipe.seed, "dropout", *part.coordinates)
+    mask_CH = draw_dropout_mask(part.total, learner.scorer.config, generator)
+    mask_BH = None
+    if mask_CH is not None:  # one mask for all steps of an episode
+        mask_BH = mask_CH[part.place_B].to(device).repeat_interleave(steps, dim=0)
+    rows_B = part.rows_B
+    scores: DecisionScores = learner.model(
+        torch.as_tensor(batch.features_BTF[rows_B], device=device).flatten(0, 1),
+        torch.as_tensor(batch.candidate_features_KD, device=device),
+        torch.as_tensor(batch.mask_BTK[rows_B], device=device).flatten(0, 1),
+        torch.as_tensor(batch.cost_weight_B[rows_B], device=device).repeat_interleave(steps),
+        mask_BH,
+    )
+    return scores
