@@ -236,6 +236,8 @@ def evaluate_run(folder: Path, beside: Sequence[Path] = ()) -> None:
 
 def evaluate_table_run(folder: Path) -> None:
     """Compare a candidate scorer with the baselines; see `evaluate_run`."""
+    from rlroute.data.probes import read_probes
+    from rlroute.data.table import find_folder
     from rlroute.evaluation.comparison import describe_result, render_comparison
     from rlroute.evaluation.evaluate import evaluate_policies
     from rlroute.evaluation.report import write_report
@@ -249,7 +251,8 @@ def evaluate_table_run(folder: Path) -> None:
     scorer, best = load_best(run)
     splits = run.prepared.splits
     with Console(stderr=True).status("fitting baselines and resampling"):
-        baselines = fit_baselines(splits["train"], splits["val"])
+        probes = read_probes(find_folder(run.recipe.table), splits["train"].table)
+        baselines = fit_baselines(splits["train"], splits["val"], probes)
         result = evaluate_policies(
             [GreedyPolicy(scorer, name=run.recipe.algorithm.kind), *baselines],
             splits["train"],

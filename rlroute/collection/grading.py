@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 from rlroute.collection.queries import QuerySet
 from rlroute.data.reasoning_tasks import grade_answer
-from rlroute.rewards.grading import GRADES, read_choice, read_number
+from rlroute.rewards.grading import GRADES, normalise_answer, read_choice, read_number
 from rlroute.types import Call, Query, Reply, RLRouteError
 
 Score = Callable[[Query, str], float | None]
@@ -83,6 +83,22 @@ def find_fault(grade: str, query: Query) -> str:
         missing = sorted({"settings", "seed", "index"} - set(query.metadata))
         return f"needs '{missing[0]}' in 'metadata'" if missing else ""
     return ""
+
+
+def fingerprint_answer(grade: str, answer: str) -> str:
+    """Return 16 hex digits that are equal for answers that a grade takes for the same.
+
+    Numbers and chosen letters are compared as such where the grade reads them, other answers as
+    normalised texts.
+    """
+    read: str | None = None
+    if grade == "numeric":
+        number = read_number(answer)
+        read = None if number is None else str(number.normalize())
+    elif grade == "choice":
+        read = read_choice(answer)
+    text = normalise_answer(answer) if read is None else read
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def make_grader(name: str) -> Grader:

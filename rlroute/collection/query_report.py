@@ -1,6 +1,7 @@
 """What is written beside a table of `rlroute collect --queries`: README.md, provenance.json, calls.
 
-What it is: how the table was made, what each call gave (`calls.csv.gz`, without texts), the
+What it is: how the table was made, what each call gave (`calls.csv.gz`, without texts: an answer
+stands there as a fingerprint, so that equal ones can be told, see `rlroute.data.probes`), the
 propensities of a sampled design, and for people a README. No key is in any of them: a pool file
 holds only the names of the variables that keys stand in.
 
@@ -22,6 +23,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlroute.collection.grading import fingerprint_answer
 from rlroute.collection.journal import Journal
 from rlroute.config import redact
 from rlroute.data.table import OutcomeTable
@@ -33,12 +35,14 @@ if TYPE_CHECKING:
 
 CALL_COLUMNS = (
     *("query_id", "model", "sample", "score", "failure", "prompt_tokens", "completion_tokens"),
-    *("cached_tokens", "estimated", "attempts", "latency_seconds"),
+    *("cached_tokens", "estimated", "attempts", "latency_seconds", "cost_usd", "answer"),
 )
 
 
 def write_side_files(plan: Plan, graded: Sequence[Graded | None], folder: Path) -> None:
     """Write `calls.csv.gz`, and `propensities.csv.gz` for a sampled design."""
+    from rlroute.collection.query_run import price_reply
+
     rows: list[tuple[Any, ...]] = []
     for item in graded:
         if item is None:
@@ -52,7 +56,11 @@ def write_side_files(plan: Plan, graded: Sequence[Graded | None], folder: Path) 
         seconds = "" if reply.latency_seconds is None else f"{reply.latency_seconds:.3g}"
         score = "" if item.score is None else item.score
         start = (call.query.id, call.candidate_id, call.sample, score, reply.failure or "")
-        rows.append((*start, *used, reply.attempts, seconds))
+        cost = price_reply(plan.candidates[call.candidate_id].prices, reply)
+        if reply.failure is not None:
+            cost = reply.cost_usd
+        answer = "" if item.score is None else fingerprint_answer(plan.grader.name, reply.text)
+        rows.append((*start, *used, reply.attempts, seconds, repr(cost), answer))
     write_csv(folder / "calls.csv.gz", CALL_COLUMNS, sorted(rows, key=itemgetter(0, 1, 2)))
     if plan.stated.per_query is not None:
         pairs = (

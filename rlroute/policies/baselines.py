@@ -14,13 +14,14 @@ rows, ridge predict-then-optimise, and the oracles. The others stand in modules 
 | IRT; IRT, Chebyshev | difficulty against ability, two rules | `table_baselines_item_response` |
 | sufficient | cheapest of a predicted quality above a threshold | `table_baselines_cascade` |
 | paid probes | asks, checks, pays all that it asked | the same |
+| sigma rule | asks a cheap one repeatedly, its disagreement decides | `table_baselines_sigma` |
 
 All but the oracles are fitted on the train split; the validation split chooses penalties and
 thresholds. Many published routers do not beat the best single candidate or nearest neighbours.
 
 What it leaves out: learning from picked outcomes only. These baselines see the whole train table,
-which is more than a router trained by trial sees. Disagreement between several samples of one
-answer (ACAR): a table holds one outcome per pair.
+which is more than a router trained by trial sees. The sigma rule (ACAR) is there where a collection
+stored several answers per pair (`rlroute.data.probes`).
 
 How to use: `for policy in fit_baselines(train, val): policy.compute_probabilities(test, 0.1)`.
 """
@@ -60,9 +61,11 @@ from rlroute.policies.table_baselines_groups import (
     SkillProfile,
 )
 from rlroute.policies.table_baselines_item_response import ChebyshevPick, ItemResponse
+from rlroute.policies.table_baselines_sigma import SigmaRule
 from rlroute.types import FloatArray, RLRouteError
 
 if TYPE_CHECKING:
+    from rlroute.data.probes import StoredProbes
     from rlroute.data.routing_data import RoutingData
     from rlroute.evaluation.sampling import RoutingPolicy
 
@@ -236,8 +239,12 @@ def fit_ridge(
     return weight_PFK[best], intercept_PK[best], float(penalties[best])
 
 
-def fit_baselines(train: RoutingData, val: RoutingData) -> list[RoutingPolicy]:
+def fit_baselines(
+    train: RoutingData, val: RoutingData, probes: StoredProbes | None = None
+) -> list[RoutingPolicy]:
     """Return all baselines, fitted on `train`; `val` chooses penalties and thresholds.
+
+    With `probes` the sigma rule is among them.
 
     Cheapest and best single candidate are chosen by their train means. What predicts scores alone
     borrows the costs of ridge, so that these baselines differ in quality only.
@@ -274,6 +281,7 @@ def fit_baselines(train: RoutingData, val: RoutingData) -> list[RoutingPolicy]:
         LossWithFlags(ridge, train),
         CheapestSufficient(neighbours, train, val),
         PaidProbes(train, val),
+        *([SigmaRule(train, probes)] if probes else []),
         TaskOracle(),
         Oracle(),
     ]

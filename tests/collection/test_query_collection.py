@@ -34,6 +34,7 @@ from rlroute.collection.grading import read_verdict
 from rlroute.collection.journal import Journal
 from rlroute.collection.queries import write_queries as write_query_file
 from rlroute.collection.query_run import Collection, run_query_collection
+from rlroute.data.probes import read_probes
 from rlroute.data.reasoning_tasks import make_queries
 from rlroute.data.table import OutcomeTable, read_table
 from rlroute.pool.sealed_lines import read_lines
@@ -211,6 +212,16 @@ def test_several_samples_become_their_mean(tmp_path: Path) -> None:
     for place, query in enumerate(table.queries):
         scores = [float(r["score"]) for r in rows if r["query_id"] == query.id and r["score"]]
         assert table.score_QK[place, 0] == pytest.approx(np.mean(scores))
+    probes = read_probes(tmp_path / "table", table)
+    assert probes is not None
+    assert probes.candidate_id == "a"
+    for query in table.queries:
+        own = [row for row in rows if row["query_id"] == query.id]
+        right = {row["score"] for row in own if row["score"]}  # right or wrong: two answers at most
+        if query.id in probes.by_query:
+            probe = probes.by_query[query.id]
+            assert (probe.sigma > 0) == (len(right) == 2)
+            assert probe.cost_usd == pytest.approx(sum(float(row["cost_usd"]) for row in own))
     with pytest.raises(RLRouteError, match="several samples need one above 0"):
         collect(tmp_path, samples=2, temperature=0.0)
 
