@@ -3,8 +3,8 @@
 `import rlroute.envs` (or `gymnasium.make("rlroute.envs:rlroute/SingleTurn-v0")`) registers them.
 Arguments of `make` and `make_vec` for the latter: `table` (a folder or a shipped name, default
 "pocket"), `split` ("train", "val", "test"), `cost_weight` (a number, or a mapping with min, max,
-power), `feedback` ("bandit" or "full"), `encoder` (a mapping as in a recipe), `seed` of the encoder
-and the profiles; or `data`, a `RoutingData` made before, instead of table, split, encoder and seed.
+power), `feedback` ("bandit" or "full"), `encoder` and `actions` (as in a recipe), `seed` of the
+encoder and the profiles; or `data`, a `RoutingData` made before, instead of all that makes one.
 Those of `rlroute/MultiRound-v0` stand in `rlroute.envs.multi_round_gym`, those of
 `rlroute/StepBudget-v0` in `rlroute.envs.step_budget_gym`, and those of `rlroute/MemoryTiers-v0` in
 `rlroute.envs.memory_tiers_gym`.
@@ -17,6 +17,7 @@ from typing import Any, get_args
 import gymnasium
 
 from rlroute.config import StrictModel, parse_config
+from rlroute.data.actions import Actions, build_actions
 from rlroute.data.encoders import EncoderConfig, TfidfConfig
 from rlroute.data.prepare import prepare_table
 from rlroute.data.routing_data import ProfileConfig, RoutingData
@@ -38,6 +39,7 @@ class SingleTurnArguments(StrictModel):
     split: SplitName = "train"
     encoder: EncoderConfig = TfidfConfig()
     profile: ProfileConfig = ProfileConfig()
+    actions: Actions = ()
     seed: int = 0
 
 
@@ -67,7 +69,7 @@ def resolve_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def prepare_split(arguments: SingleTurnArguments) -> RoutingData:
     """Read the table and return the split that the arguments name."""
-    table = read_table(arguments.table)
+    table = build_actions(read_table(arguments.table), arguments.actions)
     prepared = prepare_table(table, arguments.encoder, arguments.profile, arguments.seed)
     return prepared.splits[arguments.split]
 

@@ -9,9 +9,10 @@
 |             | pay for, is masked and refused                                                     |
 | calls       | one where the executor lives behind a pool, none where the world plays it          |
 | reward      | at the end: success * outcome + hard_bonus * hard_bonus - cost weight * cost       |
-|             | (`rewards.boundary`); the terms are 0 before                                       |
+|             | (`rewards.boundary`); the terms are 0 before, but where a world earns by step      |
+|             | (`EarningWorld`): each step's outcome is what it added to the score                |
 | ends        | terminated: the world says so, the horizon, or nothing is affordable any more      |
-|             | (a failure: score 0, `exhausted`); undefined terms where a call failed             |
+|             | (`exhausted`: score 0, or what was earned); undefined terms where a call failed    |
 | arguments   | a world, budget, reward, cost weights, the tasks' yardsticks                       |
 
 The cap of the budget and the cost weight are drawn from the episode's seed. If not even the first
@@ -43,7 +44,7 @@ from rlroute.rewards.boundary import (
     Yardstick,
 )
 from rlroute.types import BoolArray, Call, Observation, Query, Reply, UsdArray
-from rlroute.worlds.base import World, WorldState, WorldStep
+from rlroute.worlds.base import EarningWorld, World, WorldState, WorldStep
 
 TERMS = ("outcome", "hard_bonus", "cost")
 LANE = np.array([0])
@@ -107,6 +108,7 @@ class StepBudget:
         self.rewards = BoundaryReward(config.reward)
         self.ledger = BudgetLedger(config.budget, world.executors, lanes=1)
         self.feature_names = (*world.feature_names, *BUDGET_FEATURES)
+        self.earning = isinstance(world, EarningWorld)
         self.ended = True
 
     def reset(self, query: Query, seed: int, *, world_seed: int | None = None) -> Observation:
@@ -121,7 +123,7 @@ class StepBudget:
         self.cap = float(self.config.budget.draw_caps(seed_1)[0])
         self.cost_weight = float(self.config.cost_weight.draw(seed_1)[0])
         self.ledger.open_lanes(LANE, np.array([self.cap]))
-        self.turn, self.score, self.last_note = 0, 0.0, ""
+        self.turn, self.score, self.paid_score, self.last_note = 0, 0.0, 0.0, ""
         self.ended = self.exhausted = False
         self.history: list[tuple[int, dict[str, Any] | None]] = []
         self.measure()
@@ -176,7 +178,15 @@ class StepBudget:
         if self.ended:
             found = self.rewards.score(self.describe_end())
             terms = {name: float(value_N[0]) for name, value_N in found.items()}
+        if self.earning:
+            terms |= self.pay_gain()
         return Step(self.build_observation(), terms, terminated=self.ended)
+
+    def pay_gain(self) -> dict[str, float]:
+        """Return the terms of what the last step added to the score."""
+        gain = self.score - self.paid_score
+        self.paid_score = self.score
+        return {"outcome": gain, "hard_bonus": gain if self.yardstick.hard else 0.0}
 
     def take_step(self, step: WorldStep) -> None:
         """Settle the ledger and see whether the episode goes on."""
@@ -192,7 +202,7 @@ class StepBudget:
         self.measure()
         if not self.affordable:
             self.ended = self.exhausted = True
-            self.score = 0.0
+            self.score = self.score if self.earning else 0.0
 
     def describe_end(self) -> BoundaryOutcomes:
         """Return the end of this one episode as the reward reads it."""

@@ -23,7 +23,7 @@ from rlroute.envs.step_budget import TERMS, StepBudgetConfig, make_nominal_yards
 from rlroute.rewards.boundary import BoundaryOutcomes, BoundaryReward, Yardstick
 from rlroute.seeding import mix
 from rlroute.types import BoolArray, FloatArray, IntArray, SplitName
-from rlroute.worlds.base import ArrayWorld
+from rlroute.worlds.base import ArrayWorld, EarningWorld
 
 StepResult = tuple[GymObservation, FloatArray, BoolArray, BoolArray, dict[str, Any]]
 
@@ -60,6 +60,8 @@ class StepBudgetVector(VectorEnv[GymObservation, IntArray, np.ndarray[Any, Any]]
         self.task_index_B = np.zeros(num_envs, dtype=np.int64)
         self.turn_B = np.zeros(num_envs, dtype=np.int64)
         self.cost_weight_B = np.zeros(num_envs, dtype=np.float32)
+        self.earning = isinstance(world, EarningWorld)
+        self.paid_score_B = np.zeros(num_envs, dtype=np.float32)
         self.set_yardsticks(yardsticks or {})
         self.single_observation_space = build_step_space(
             len(self.feature_names), world.executor_features_KD, config
@@ -117,15 +119,17 @@ class StepBudgetVector(VectorEnv[GymObservation, IntArray, np.ndarray[Any, Any]]
         self.world.start_lanes(lane_N, task_index_N, world_seed_N)
         self.ledger.open_lanes(lane_N, self.config.budget.draw_caps(seed_N))
         self.task_index_B[lane_N], self.turn_B[lane_N] = task_index_N, 0
+        self.paid_score_B[lane_N] = 0
         self.cost_weight_B[lane_N] = self.config.cost_weight.draw(seed_N)
 
     def measure(self) -> None:
         """Work out what each executor can cost now and which may act; see `StepBudget`."""
-        self.bound_BK = self.world.bound_costs_usd()
-        self.mask_BK = self.ledger.find_affordable(self.bound_BK)
+        self.bound_BK, legal_BK = self.world.bound_costs_usd(), self.world.find_legal()
+        self.mask_BK = legal_BK & self.ledger.find_affordable(self.bound_BK)
         self.affordable_B: BoolArray = np.asarray(self.mask_BK.any(axis=1))
-        if not self.affordable_B.all():
-            self.mask_BK[~self.affordable_B, 0] = True  # in name only
+        if not self.affordable_B.all():  # in name only
+            lane_N = np.flatnonzero(~self.affordable_B)
+            self.mask_BK[lane_N, legal_BK[lane_N].argmax(axis=1)] = True
 
     def step(self, actions: IntArray) -> StepResult:
         """Take a step in all lanes; ended lanes return their next episode's first observation.
@@ -134,7 +138,7 @@ class StepBudgetVector(VectorEnv[GymObservation, IntArray, np.ndarray[Any, Any]]
         `exhausted` [B] (which mean something where a lane ended), and `final_obs` where one did.
         """
         self.check_actions(actions)
-        seen_BF = self.features_BF
+        seen_BF, seen_mask_BK = self.features_BF, self.mask_BK.astype(np.int8)
         played_B = self.affordable_B  # who can pay for nothing takes a step in name only
         cost_B, done_B, score_B = self.world.step_lanes(actions)
         bound_B = self.bound_BK[self.lane_B, actions]
@@ -144,8 +148,11 @@ class StepBudgetVector(VectorEnv[GymObservation, IntArray, np.ndarray[Any, Any]]
         self.measure()
         exhausted_B = ~played_B | (~done_B & ~self.affordable_B)
         ended_B = done_B | exhausted_B
-        score_B = np.where(exhausted_B, np.float32(0), score_B)
+        lost_B = ~played_B if self.earning else exhausted_B
+        score_B = np.where(lost_B, np.float32(0), score_B)
         terms = self.score_ends(score_B, ended_B)
+        if self.earning:
+            terms |= self.pay_gains(score_B)
         info: dict[str, Any] = {
             "reward_terms": terms,
             "score": score_B,
@@ -158,6 +165,7 @@ class StepBudgetVector(VectorEnv[GymObservation, IntArray, np.ndarray[Any, Any]]
         if len(lane_N):
             info["final_obs"] = self.build_observation()
             info["final_obs"]["features"][~played_B] = seen_BF[~played_B]
+            info["final_obs"]["mask"][~played_B] = seen_mask_BK[~played_B]
             self.episode_B[lane_N] += 1
             self.draw_episodes(lane_N)
             self.measure()
@@ -181,6 +189,13 @@ class StepBudgetVector(VectorEnv[GymObservation, IntArray, np.ndarray[Any, Any]]
             name: np.where(ended_B, value_B, np.float32(0))
             for name, value_B in self.rewards.score(ends).items()
         }
+
+    def pay_gains(self, score_B: FloatArray) -> dict[str, FloatArray]:
+        """Return the terms of what the last step added to the scores [B]."""
+        gain_B = score_B - self.paid_score_B
+        self.paid_score_B = score_B.copy()
+        hard_B = self.hard_Q[self.task_index_B]
+        return {"outcome": gain_B, "hard_bonus": np.where(hard_B, gain_B, np.float32(0))}
 
     def check_actions(self, actions: IntArray) -> None:
         """Refuse actions that are masked or out of range; see the class."""

@@ -10,7 +10,9 @@ reference rewards that anchor the advantage of a group (`compute_references`):
 
 kappa is 0 where the gate is on, the class is hard and the score 0 (failing cheaply then earns
 nothing over failing dearly), and 1 elsewhere; with `charge: success` it is 1 on successes only.
-lambda is the episode's cost weight. All terms fall due at the end of an episode.
+lambda is the episode's cost weight. All terms fall due at the end of an episode. With `scale:
+train` C_min is 0, C_max the dearest policy's mean cost on all train tasks, and nothing is clipped:
+where a task is one query, its own two costs are no scale, and a step too many has to be paid for.
 
 It leaves out the rollouts themselves (`rlroute.rollout.boundary`) and the advantages
 (`rlroute.algorithms.reference`).
@@ -106,7 +108,8 @@ class BoundaryRewardConfig(StrictModel):
     """Constants of the reward.
 
     `success` is rho_s, `hard_bonus` rho_h, `gate` forgives the cost of failing on hard tasks,
-    `charge` says whether failures pay for their cost at all, `unit` what costs are counted in.
+    `charge` says whether failures pay for their cost at all, `unit` what costs are counted in,
+    `scale` what they are measured by: each task's own boundary policies, or all train tasks'.
     """
 
     success: float = Field(default=1.0, gt=0, allow_inf_nan=False)
@@ -114,6 +117,7 @@ class BoundaryRewardConfig(StrictModel):
     gate: bool = True
     charge: Literal["always", "success"] = "always"
     unit: Literal["usd", "calls"] = "usd"
+    scale: Literal["task", "train"] = "task"
 
     @model_validator(mode="after")
     def check_gate(self) -> BoundaryRewardConfig:
@@ -138,11 +142,15 @@ class BoundaryOutcomes:
     failed_N: BoolArray
 
 
-def normalise_cost(cost_N: FloatArray, low_N: FloatArray, high_N: FloatArray) -> FloatArray:
-    """Return costs on the scale of the two boundary policies [N], clipped to [0, 1]."""
+def normalise_cost(
+    cost_N: FloatArray, low_N: FloatArray, high_N: FloatArray, *, clip: bool = True
+) -> FloatArray:
+    """Return costs on the scale from `low_N` to `high_N` [N], clipped to [0, 1] or not."""
     range_N = high_N - low_N
     wide_N = range_N >= SMALLEST_RANGE
-    scaled_N = np.clip((cost_N - low_N) / np.where(wide_N, range_N, 1.0), 0.0, 1.0)
+    scaled_N = (cost_N - low_N) / np.where(wide_N, range_N, 1.0)
+    if clip:
+        scaled_N = np.clip(scaled_N, 0.0, 1.0)
     return np.where(wide_N, scaled_N, 0.0).astype(np.float32)
 
 
@@ -154,7 +162,8 @@ class BoundaryReward:
 
     def score(self, ends: BoundaryOutcomes) -> dict[str, FloatArray]:
         """Return every term of N episodes: name -> [N], NaN where a call failed."""
-        cost_N = normalise_cost(ends.cost_N, ends.cost_low_N, ends.cost_high_N)
+        clip = self.config.scale == "task"
+        cost_N = normalise_cost(ends.cost_N, ends.cost_low_N, ends.cost_high_N, clip=clip)
         if self.config.charge == "success":
             cost_N = np.where(ends.score_N > 0, cost_N, 0.0)
         elif self.config.gate:
@@ -179,20 +188,26 @@ class BoundaryReward:
         return np.asarray(reward_N, dtype=np.float32)
 
     def compute_references(
-        self, boundaries: Sequence[Boundary], hard_N: BoolArray, cost_weight_N: FloatArray
+        self,
+        boundaries: Sequence[Boundary],
+        hard_N: BoolArray,
+        cost_weight_N: FloatArray,
+        train_cost: float | None = None,
     ) -> FloatArray:
         """Return the reference rewards (R_S, R_L) of N tasks [N, 2] at their cost weights.
 
         The mean cost of each boundary policy is normalised as that of an episode is, so the dearer
         of the two pays lambda and the other nothing; where failures are not charged, each pays in
-        proportion to its success.
+        proportion to its success. With scale "train", costs are shares of `train_cost`.
         """
         rate_N2 = np.array([[b.rate_small, b.rate_large] for b in boundaries], dtype=np.float32)
         cost_N2 = np.array([[b.cost_small, b.cost_large] for b in boundaries], dtype=np.float32)
         low_N1 = np.array([[b.cost_low] for b in boundaries], dtype=np.float32)
         high_N1 = np.array([[b.cost_high] for b in boundaries], dtype=np.float32)
+        if train_cost is not None:
+            low_N1, high_N1 = np.zeros_like(low_N1), np.full_like(high_N1, train_cost)
         worth_N1 = self.config.success + self.config.hard_bonus * hard_N[:, None]
-        charge_N2 = normalise_cost(cost_N2, low_N1, high_N1)
+        charge_N2 = normalise_cost(cost_N2, low_N1, high_N1, clip=train_cost is None)
         if self.config.charge == "success":
             charge_N2 = charge_N2 * rate_N2
         return np.asarray(worth_N1 * rate_N2 - cost_weight_N[:, None] * charge_N2, dtype=np.float32)
@@ -207,7 +222,14 @@ class Yardstick:
     hard: bool
 
 
-def make_yardstick(boundary: Boundary, taxonomy: TaxonomyConfig) -> Yardstick:
-    """Return the yardstick that follows from a task's boundary rollouts."""
+def make_yardstick(
+    boundary: Boundary, taxonomy: TaxonomyConfig, train_cost: float | None = None
+) -> Yardstick:
+    """Return the yardstick that follows from a task's boundary rollouts.
+
+    With `train_cost`, the dearest policy's mean cost on train, costs are shares of that.
+    """
     hard = classify(boundary, taxonomy) is TaskClass.HARD
+    if train_cost is not None:
+        return Yardstick(0.0, train_cost, hard)
     return Yardstick(boundary.cost_low, boundary.cost_high, hard)

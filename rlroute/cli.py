@@ -63,7 +63,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="The run folder.")],
     beside: Annotated[
         list[Path] | None,
-        typer.Option(help="Another run on the same world, shown beside (step_budget only)."),
+        typer.Option(help="Another run shown beside: same world, or trained with all candidates."),
     ] = None,
 ) -> None:
     """Compare a run's policy with the baselines on the test split; write report.html."""
@@ -123,11 +123,37 @@ def sweep(
 def export(
     run: Annotated[Path, typer.Argument(help="The run folder.")],
     to: Annotated[Path, typer.Option(help="The folder that the router goes to.")],
+    add: Annotated[
+        list[Path] | None,
+        typer.Option(help="A table with results of new models, added by profile (single_turn)."),
+    ] = None,
 ) -> None:
     """Write a run's router as a folder that Router.load (or TextRouter.load) reads."""
     from rlroute.runs import export_run
 
-    export_run(run, to)
+    export_run(run, to, add or [])
+
+
+@app.command()
+def robustness(
+    router: Annotated[Path, typer.Argument(help="A router's folder, as exported.")],
+    reworded: Annotated[
+        Path, typer.Option(help="JSONL or CSV with query and reworded, one rewording a query.")
+    ],
+    cost_weight: Annotated[float, typer.Option(help="The cost weight to route at.")] = 0.0,
+    endpoint: Annotated[
+        str | None, typer.Option(help="Url of the router's embeddings endpoint, if it has one.")
+    ] = None,
+    model_folder: Annotated[
+        Path | None, typer.Option(help="Where the model of a `path` encoder lies, if it moved.")
+    ] = None,
+) -> None:
+    """Measure how often a router picks the same after a small rewording of the query."""
+    from rlroute.robustness import run_robustness
+
+    run_robustness(
+        router, reworded, cost_weight=cost_weight, endpoint=endpoint, model_folder=model_folder
+    )
 
 
 @app.command()

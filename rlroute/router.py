@@ -18,7 +18,7 @@ import copy
 import math
 import numbers
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,23 +29,30 @@ import torch
 
 from rlroute.data.candidate_files import check_profiles, dump_candidates, parse_candidates
 from rlroute.data.encoders import check_endpoint
+from rlroute.data.profile_calls import profile_from_results
+from rlroute.data.repricing import check_prices, reprice_candidates
 from rlroute.data.routing_data import build_candidate_features
+from rlroute.data.table import OutcomeTable
 from rlroute.export.bundle import WEIGHTS_FILE, BundleContents, read_bundle
 from rlroute.policies.decision import score
 from rlroute.policies.weights import build_scorer
-from rlroute.types import BoolArray, Candidate, RLRouteError
+from rlroute.types import BoolArray, Candidate, Prices, RLRouteError
 
 
 @dataclass(frozen=True)
 class Route:
     """A decision on one query; every mapping holds the allowed candidates only.
 
+    `members` are the ids to ask, side by side: the candidate's own, those of a subset, none for
+    `skip`. `models` and `efforts` go with them: a pair such as `model@high` in its parts, otherwise
+    the id and None; `effort` is that of the only member.
     `ranking` lists them best first: `ranking[0]` is `candidate_id`, the rest are fallbacks.
-    `probabilities` (they sum to 1) are those the policy samples from while it learns; the router
-    does not sample, it takes the largest. `estimated_quality` and `estimated_cost_usd` are what the
-    policy weighs against each other. They start at the candidate's means on the train split and are
-    shaped by the reward of decisions alone, so they rank candidates and are not calibrated
-    forecasts; a quality may lie outside [0, 1].
+    `probabilities` (they sum to 1) are those the policy samples from while it learns, but for its
+    margin (`rlroute.policies.margin`); the router does not sample, it takes the largest.
+    `estimated_quality` and `estimated_cost_usd` are what the policy weighs against each other. They
+    start at the candidate's means on the train split and are shaped by the reward of decisions
+    alone, so they rank candidates and are not calibrated forecasts; a quality may lie outside [0,
+    1].
     """
 
     candidate_id: str
@@ -54,6 +61,14 @@ class Route:
     probabilities: dict[str, float]
     estimated_quality: dict[str, float]
     estimated_cost_usd: dict[str, float]
+    members: tuple[str, ...]
+    models: tuple[str, ...]
+    efforts: tuple[str | None, ...]
+
+    @property
+    def effort(self) -> str | None:
+        """The effort to ask for, where one candidate is asked that is a pair; otherwise None."""
+        return self.efforts[0] if len(self.efforts) == 1 else None
 
 
 class Router:
@@ -106,16 +121,28 @@ class Router:
         return cls(contents, folder)
 
     def route(
-        self, text: str, *, cost_weight: float = 0.0, allowed: Collection[str] | None = None
+        self,
+        text: str,
+        *,
+        cost_weight: float = 0.0,
+        allowed: Collection[str] | None = None,
+        prices: Mapping[str, Prices] | None = None,
     ) -> Route:
         """Decide for one query; `allowed` names the candidates that may be chosen (None: all).
 
+        `prices` are those of today where they differ from the router's (`reprice`, which is
+        quicker for many queries).
+
+        A subset may be chosen where all its members are named, or it is itself; `skip` where it is
+        named.
+
         Raises:
             RLRouteError: the text is empty or no string, the cost weight lies outside the trained
-                range, `allowed` is empty or names an unknown candidate, or the endpoint of an
-                `openai` encoder gives no vector.
+                range, `allowed` is empty, leaves nothing to choose or names an unknown candidate,
+                `prices` as `reprice`, or the endpoint of an `openai` encoder gives no vector.
         """
-        return self.route_many([text], cost_weight=cost_weight, allowed=allowed)[0]
+        router = self if prices is None else self.reprice(prices)
+        return router.route_many([text], cost_weight=cost_weight, allowed=allowed)[0]
 
     def route_many(
         self,
@@ -176,7 +203,7 @@ class Router:
 
         Each needs a profile measured as those of `self.candidates` were (same query clusters). The
         profile is taken as given: after a change of prices, `mean_cost_usd` and `cost_usd_C` must
-        be the costs at the new prices, since the policy decides by them.
+        be the costs at the new prices, since the policy decides by them (`reprice` sees to that).
 
         Raises:
             RLRouteError: no candidate, an id twice, a number that is no price or profile, or a
@@ -189,10 +216,62 @@ class Router:
         router._set_candidates(checked)
         return router
 
-    def _set_candidates(self, candidates: tuple[Candidate, ...]) -> None:
+    def add_candidate(self, candidate: Candidate, results: OutcomeTable | None = None) -> Router:
+        """Return a router that knows one candidate more, without training.
+
+        `results` is a table with its outcomes on some queries (`rlroute.data.table.read_table`;
+        a few hundred suffice, split `train`). Without them its profile is what candidates of such
+        prices, kind and family are expected to do; see `rlroute.data.candidate_profiles`.
+
+        Raises:
+            RLRouteError: a candidate of that id is known, has no outcome in the results, a number
+                is no price, or the known candidates tell too little.
+        """
+        if candidate.id in self._ids:
+            raise RLRouteError(f"add_candidate: '{candidate.id}' is a candidate of this router")
+        check_prices(candidate.id, candidate.prices)
+        with self._encoder_lock:
+            centroids_CF = self._model.centroids_CF.numpy()
+            encode = self._encoder.encode
+            added = profile_from_results(candidate, self.candidates, centroids_CF, results, encode)
+        checked = parse_candidates(dump_candidates([added]), "add_candidate")
+        router = copy.copy(self)
+        router._set_candidates((*self.candidates, *checked), (*self._described, *checked))
+        return router
+
+    def reprice(self, prices: Mapping[str, Prices]) -> Router:
+        """Return a router whose candidates named in `prices` charge others, without training.
+
+        Estimated costs move by what the tokens of a candidate's profile cost at the new prices
+        (`rlroute.data.repricing`); estimated qualities stay exactly as they are.
+
+        Raises:
+            RLRouteError: an unknown candidate, a number that is no price, or a profile without
+                tokens whose prices do not all move by one factor.
+        """
+        router = copy.copy(self)
+        router._set_candidates(reprice_candidates(self.candidates, prices), self._described)
+        return router
+
+    def _set_candidates(
+        self,
+        candidates: tuple[Candidate, ...],
+        described: tuple[Candidate, ...] | None = None,
+    ) -> None:
+        """Take candidates; `described` are they at the prices that they were profiled at.
+
+        The network knows a candidate as described; only what it costs per cluster is of today.
+        """
         self.candidates = candidates
+        self._described = described or candidates
         self._ids = [candidate.id for candidate in candidates]
-        self._candidate_features_KD = build_candidate_features(candidates, self._scale)
+        self._asked_K = [{member.candidate_id for member in one.asked} for one in candidates]
+        features_KD = build_candidate_features(self._described, self._scale)
+        clusters = self._model.config.clusters
+        features_KD[:, -clusters:] = build_candidate_features(candidates, self._scale)[
+            :, -clusters:
+        ]
+        self._candidate_features_KD = features_KD
 
     def _check_weight(self, cost_weight: float) -> float:
         low, high = self.cost_weight_range
@@ -209,13 +288,30 @@ class Router:
             return np.ones(len(self._ids), dtype=np.bool_)
         if isinstance(allowed, str):
             raise RLRouteError(f"allowed takes a list of ids; write [{allowed!r}] for a single one")
-        known = ", ".join(self._ids)
-        unknown = sorted(str(name) for name in allowed if name not in self._ids)
+        plain = [one.id for one in self.candidates if one.kind != "subset"]
+        members = sorted(set[str]().union(*self._asked_K))
+        known = ", ".join(dict.fromkeys([*plain, *members]))
+        choices = {*self._ids, *members}
+        unknown = sorted(
+            str(name) for name in allowed if not isinstance(name, str) or name not in choices
+        )
         if unknown:
             raise RLRouteError(f"allowed: unknown candidate '{unknown[0]}' (known: {known})")
         if not allowed:
             raise RLRouteError(f"allowed is empty: name at least one of {known}")
-        return np.array([name in allowed for name in self._ids], dtype=np.bool_)
+        named = set(allowed)
+        mask_K = np.array(
+            [
+                one.id in named or (bool(asked) and asked <= named)
+                for one, asked in zip(self.candidates, self._asked_K, strict=True)
+            ],
+            dtype=np.bool_,
+        )
+        if not mask_K.any():
+            raise RLRouteError(
+                f"allowed: no action asks only {', '.join(sorted(named))}; name more of {known}"
+            )
+        return mask_K
 
     def _decide(
         self, features_F: npt.NDArray[np.float32], weight: float, mask_K: BoolArray
@@ -228,6 +324,7 @@ class Router:
                 self._candidate_features_KD,
                 mask_K[None],
                 np.array([weight], dtype=np.float32),
+                served=True,
             )
             logits_K, logp_K, quality_K, cost_K = (
                 values_BK[0].tolist()
@@ -243,6 +340,7 @@ class Router:
             raise RLRouteError("the policy's scores overflow: the features are too large")
         ranked = sorted(allowed, key=lambda k: -logits_K[k])
         ids = self._ids
+        asked = self.candidates[ranked[0]].asked
         return Route(
             candidate_id=ids[ranked[0]],
             cost_weight=weight,
@@ -250,4 +348,7 @@ class Router:
             probabilities={ids[k]: math.exp(logp_K[k]) for k in allowed},
             estimated_quality={ids[k]: quality_K[k] for k in allowed},
             estimated_cost_usd={ids[k]: cost_K[k] * self.cost_reference_usd for k in allowed},
+            members=tuple(member.candidate_id for member in asked),
+            models=tuple(member.model for member in asked),
+            efforts=tuple(member.effort for member in asked),
         )

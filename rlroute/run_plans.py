@@ -12,13 +12,15 @@ from pathlib import Path
 from rich.console import Console
 
 from rlroute.config import dump_config
+from rlroute.trainers.bandit_recipe import BanditRecipe, name_learner
 from rlroute.trainers.memory_recipe import MemoryRecipe
-from rlroute.trainers.recipe import Recipe
+from rlroute.trainers.recipe import AlgorithmConfig, PriorGRPOConfig, Recipe, TableGRPOConfig
 from rlroute.trainers.session_recipe import SessionRecipe
 from rlroute.trainers.step_recipe import StepRecipe
 from rlroute.trainers.text_recipe import TextRecipe
 
-AnyRecipe = Recipe | TextRecipe | StepRecipe | SessionRecipe | MemoryRecipe
+TrainedRecipe = Recipe | TextRecipe | StepRecipe | SessionRecipe | MemoryRecipe
+AnyRecipe = TrainedRecipe | BanditRecipe
 
 
 def describe_plan(recipe: AnyRecipe, folder: Path) -> None:
@@ -31,6 +33,8 @@ def describe_plan(recipe: AnyRecipe, folder: Path) -> None:
         lines = describe_steps(recipe)
     elif isinstance(recipe, MemoryRecipe):
         lines = describe_memory(recipe)
+    elif isinstance(recipe, BanditRecipe):
+        lines = describe_stream(recipe)
     else:
         lines = describe_sessions(recipe)
     sys.stdout.write(dump_config(recipe))  # plain, where a pipe can take it
@@ -70,6 +74,18 @@ def describe_memory(recipe: MemoryRecipe) -> list[str]:
     ]
 
 
+def describe_stream(recipe: BanditRecipe) -> list[str]:
+    """Say what online learners would meet, without reading a table."""
+    source = "a made table (irt)" if recipe.table is None else f"table {recipe.table}"
+    events = [f"{one.candidate} {one.kind} at {one.at:,}" for one in recipe.events]
+    return [
+        f"stream      {recipe.stream.queries:,} queries from {source} (split {recipe.stream.split})"
+        f" for each of {len(recipe.seeds)} seeds",
+        f"events      {'; '.join(events) or 'none'}",
+        f"learners    {', '.join(name_learner(one) for one in recipe.learners)}",
+    ]
+
+
 def describe_sessions(recipe: SessionRecipe) -> list[str]:
     """Say what a run on logged sessions would do, without reading the log."""
     budgets = ", ".join(f"{budget:g}" for budget in recipe.budgets)
@@ -95,20 +111,32 @@ def describe_text(recipe: TextRecipe) -> list[str]:
     ]
 
 
+def describe_extra(algorithm: AlgorithmConfig) -> str:
+    """Say what an update asks beside the episodes that its recipe counts."""
+    if isinstance(algorithm, PriorGRPOConfig):
+        return f" that may grow to {algorithm.max_group_size}"
+    if isinstance(algorithm, TableGRPOConfig) and algorithm.forced_arms:
+        return f", and every candidate forced {algorithm.forced_arms}x in each"
+    return ""
+
+
 def describe_table_plan(recipe: Recipe) -> list[str]:
     """Say what a run on a table would do."""
+    from rlroute.data.actions import build_actions
     from rlroute.data.table import read_table
     from rlroute.data.task_splits import split_table
     from rlroute.types import SPLITS
 
     table = split_table(read_table(recipe.table), recipe.split)
+    actions = build_actions(table, recipe.actions)
     algorithm = recipe.algorithm
     counts = ", ".join(f"{name} {int((table.split_Q == name).sum()):,}" for name in SPLITS)
     return [
         f"table       {table.name}: {len(table.queries):,} queries ({counts}), "
         f"{len(table.candidates)} candidates",
+        *([f"actions     {len(actions.candidates):,}"] if recipe.actions else []),
         f"training    {recipe.updates} updates x {algorithm.episodes:,} episodes "
-        f"({algorithm.kind}, groups of {algorithm.group_size})",
+        f"({algorithm.kind}, groups of {algorithm.group_size}{describe_extra(algorithm)})",
         f"validation  {recipe.validation.metric} at {recipe.validation.cost_weights} cost weights, "
         f"every {recipe.validation.every} updates",
     ]

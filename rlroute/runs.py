@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import warnings
@@ -12,17 +11,16 @@ from typing import Any
 
 from rich.console import Console
 
-from rlroute.config import dump_config, load_config, read_yaml_mapping
+from rlroute.config import load_config, read_yaml_mapping
 from rlroute.extras import require
-from rlroute.run_plans import AnyRecipe, describe_plan
+from rlroute.run_plans import AnyRecipe, TrainedRecipe, describe_plan
+from rlroute.trainers.bandit_recipe import BanditRecipe
 from rlroute.trainers.memory_recipe import MemoryRecipe
 from rlroute.trainers.recipe import Recipe
 from rlroute.trainers.session_recipe import SessionRecipe
 from rlroute.trainers.step_recipe import StepRecipe
 from rlroute.trainers.text_recipe import TextRecipe
 from rlroute.types import RLRouteError
-
-EVALUATION_FILE = "evaluation.json"
 
 # what stands under `environment` in a recipe, and the settings that it has then
 SCHEMAS: dict[str, type[AnyRecipe]] = {
@@ -31,6 +29,7 @@ SCHEMAS: dict[str, type[AnyRecipe]] = {
     "step_budget": StepRecipe,
     "sessions": SessionRecipe,
     "memory_tiers": MemoryRecipe,
+    "bandit_stream": BanditRecipe,
 }
 
 
@@ -70,6 +69,9 @@ def run_training(
         "command": " ".join(["rlroute", *sys.argv[1:]]),
     }
     state = find_trainer(recipe)(recipe, folder, **arguments)
+    if isinstance(recipe, BanditRecipe):
+        print_bandit_result(state, folder)
+        return
     metric = name_metric(recipe)
     Console(stderr=True).print(
         f"trained {state.update} updates in {state.seconds:.1f} s; best on val: "
@@ -119,6 +121,10 @@ def find_trainer(recipe: AnyRecipe) -> Callable[..., Any]:
         from rlroute.trainers.memory_run import train_memory
 
         return train_memory
+    if isinstance(recipe, BanditRecipe):
+        from rlroute.trainers.bandit_run import train_bandits
+
+        return train_bandits
     from rlroute.trainers.decision import train
 
     return train
@@ -158,6 +164,9 @@ def require_training_libraries() -> None:
 
 def name_run(recipe: AnyRecipe) -> str:
     """Return the default name of a run."""
+    if isinstance(recipe, BanditRecipe):
+        source = "irt" if recipe.table is None else Path(recipe.table).name
+        return f"stream-{source}-s{recipe.seeds[0]}"
     if isinstance(recipe, Recipe):
         subject = Path(recipe.table).name
     elif isinstance(recipe, TextRecipe):
@@ -171,7 +180,7 @@ def name_run(recipe: AnyRecipe) -> str:
     return f"{subject}-{recipe.algorithm.kind}-s{recipe.seed}"
 
 
-def name_metric(recipe: AnyRecipe) -> str:
+def name_metric(recipe: TrainedRecipe) -> str:
     """Return what the best weights of a run are chosen by."""
     if isinstance(recipe, TextRecipe):
         return "reward"
@@ -205,9 +214,10 @@ def evaluate_run(folder: Path, beside: Sequence[Path] = ()) -> None:
             runs of its kind are not shown beside each other.
     """
     schema = find_run_schema(folder)
-    if beside and schema not in (StepRecipe, MemoryRecipe):
+    if beside and schema not in (StepRecipe, MemoryRecipe, Recipe):
         raise RLRouteError(
-            "evaluate: --beside is for runs of environment step_budget or memory_tiers"
+            "evaluate: --beside is for runs of environment step_budget or memory_tiers, and of "
+            "single_turn with hold_out_candidates"
         )
     if schema is TextRecipe:
         prepare_text_libraries()
@@ -231,77 +241,39 @@ def evaluate_run(folder: Path, beside: Sequence[Path] = ()) -> None:
 
         evaluate_memory_run(folder, beside=beside)
         return
-    evaluate_table_run(folder)
+    if schema is BanditRecipe:
+        from rlroute.trainers.bandit_run import evaluate_bandit_run
+
+        print_bandit_result(evaluate_bandit_run(folder), folder)
+        return
+    from rlroute.table_runs import evaluate_table_run
+
+    evaluate_table_run(folder, beside=beside)
 
 
-def evaluate_table_run(folder: Path) -> None:
-    """Compare a candidate scorer with the baselines; see `evaluate_run`."""
-    from rlroute.data.probes import read_probes
-    from rlroute.data.table import find_folder
-    from rlroute.evaluation.comparison import describe_result, render_comparison
-    from rlroute.evaluation.evaluate import evaluate_policies
-    from rlroute.evaluation.report import write_report
-    from rlroute.policies.baselines import fit_baselines
-    from rlroute.policies.decision import GreedyPolicy
-    from rlroute.trainers.decision import make_cost_weights
-    from rlroute.trainers.run_folder import load_best, read_run
+def print_bandit_result(result: Any, folder: Path) -> None:
+    """Print what online learners made of their streams."""
+    from rlroute.evaluation.bandit_comparison import describe_bandits, render_bandits
 
     console = Console()
-    run = read_run(folder)
-    scorer, best = load_best(run)
-    splits = run.prepared.splits
-    with Console(stderr=True).status("fitting baselines and resampling"):
-        probes = read_probes(find_folder(run.recipe.table), splits["train"].table)
-        baselines = fit_baselines(splits["train"], splits["val"], probes)
-        result = evaluate_policies(
-            [GreedyPolicy(scorer, name=run.recipe.algorithm.kind), *baselines],
-            splits["train"],
-            splits["test"],
-            make_cost_weights(run.recipe.cost_weight, run.recipe.evaluation.cost_weights),
-            val=splits["val"],
-            bootstrap=run.recipe.evaluation.bootstrap,
-            seed=run.recipe.seed,
-        )
-        write_report(folder, result, make_report_context(run, best))
-    console.print(render_comparison(result))
-    for sentence in describe_result(result):
+    console.print(render_bandits(result))
+    for sentence in describe_bandits(result):
         console.print(sentence, highlight=False)
     console.print(f"report: {folder / 'report.html'}", highlight=False)
 
 
-def make_report_context(run: Any, best: dict[str, Any]) -> Any:
-    """Gather what the report tells besides numbers."""
-    from rlroute.evaluation.report import ReportContext
-    from rlroute.tracking import read_metrics
-    from rlroute.trainers.checkpoint import list_checkpoints, read_state
-    from rlroute.trainers.run_folder import CHECKPOINTS_FOLDER
-
-    recipe, encoder = run.recipe, run.prepared.encoder
-    checkpoints = list_checkpoints(run.folder / CHECKPOINTS_FOLDER)
-    seconds = read_state(checkpoints[-1]).seconds if checkpoints else float("nan")
-    return ReportContext(
-        run_name=run.folder.name,
-        split_queries={name: len(data.features_QF) for name, data in run.prepared.splits.items()},
-        candidates=run.prepared.candidates,
-        encoder=f"{encoder.kind}, {encoder.dimension} dimensions",
-        algorithm=f"{recipe.algorithm.kind} (weights of update {best['update']}, "
-        f"best {best['metric']} on validation)",
-        seed=recipe.seed,
-        recipe_yaml=dump_config(recipe),
-        history=read_metrics(run.folder),
-        command=run.facts["command"],
-        versions={name: run.facts[name] for name in ("rlroute", "torch", "python")},
-        wall_seconds=seconds,
-    )
-
-
-def export_run(folder: Path, to: Path) -> None:
+def export_run(folder: Path, to: Path, add: Sequence[Path] = ()) -> None:
     """Write the run's router as a folder that the `load` of `Router` or of its like reads.
 
+    `add` are tables with results of candidates that are added by their profiles.
+
     Raises:
-        RLRouteError: no finished run lies there, or `to` holds something else.
+        RLRouteError: no finished run lies there, `to` holds something else, or candidates are
+            added to something else than a single-turn router.
     """
     schema = find_run_schema(folder)
+    if add and schema is not Recipe:
+        raise RLRouteError("export: --add is for runs of environment single_turn")
     if schema is TextRecipe:
         prepare_text_libraries()
         from rlroute.text_runs import export_text_run
@@ -320,42 +292,10 @@ def export_run(folder: Path, to: Path) -> None:
         return
     if schema is SessionRecipe:
         raise RLRouteError("export: runs of environment sessions have no exported form yet")
-    from rlroute.export.bundle import BundleContents, write_bundle
-    from rlroute.trainers.run_folder import load_best, make_scorer_config, read_run
+    if schema is BanditRecipe:
+        raise RLRouteError(
+            "export: runs of environment bandit_stream compare learners and have no exported form"
+        )
+    from rlroute.table_runs import export_table_run
 
-    run = read_run(folder)
-    scorer, best = load_best(run)
-    recipe, prepared = run.recipe, run.prepared
-    contents = BundleContents(
-        scorer=make_scorer_config(recipe, prepared),
-        weights=scorer.state_dict(),
-        encoder=prepared.encoder,
-        candidates=prepared.candidates,
-        scale=prepared.scale,
-        cost_weight_min=recipe.cost_weight.min,
-        cost_weight_max=recipe.cost_weight.max,
-        summary=summarise_run(run, best),
-        recipe_yaml=dump_config(recipe),
-    )
-    write_bundle(contents, to)
-    Console(stderr=True).print(f"router written to {to}", highlight=False)
-
-
-def summarise_run(run: Any, best: dict[str, Any]) -> dict[str, Any]:
-    """Return what the bundle says of its training; test numbers only after an evaluation."""
-    from rlroute.export.summary import summarise_test
-
-    recipe = run.recipe
-    summary: dict[str, Any] = {
-        "table": run.facts["table"],
-        "queries": {name: len(data.features_QF) for name, data in run.prepared.splits.items()},
-        "algorithm": recipe.algorithm.kind,
-        "seed": recipe.seed,
-        "updates": recipe.updates,
-        "validation": best,
-    }
-    path = run.folder / EVALUATION_FILE
-    if path.exists():
-        result = json.loads(path.read_text(encoding="utf-8"))
-        summary["test"] = summarise_test(result)
-    return summary
+    export_table_run(folder, to, add)

@@ -20,16 +20,21 @@ from rich.console import Console
 from rlroute.config import dump_config, load_config
 from rlroute.envs.budget import BUDGET_FEATURES, BudgetConfig
 from rlroute.envs.step_budget import StepBudgetConfig
+from rlroute.export.cascade_parts import CascadeParts
+from rlroute.export.session_parts import SessionParts
 from rlroute.export.step_bundle import ChoiceNetwork, StepBundle, write_step_bundle
 from rlroute.export.step_model_card import summarise_step_test
 from rlroute.policies.choice import ChoiceConfig, ChoiceModel
+from rlroute.policies.priced_scorer import PricedScorer
 from rlroute.policies.step_scorer import StepScorer
 from rlroute.trainers.run_folder import BEST_FILE, BEST_FOLDER, RECIPE_FILE, read_json
 from rlroute.trainers.step_policy import StepModel, load_policy
 from rlroute.trainers.step_recipe import StepRecipe
 from rlroute.types import RLRouteError
 from rlroute.worlds.base import World
+from rlroute.worlds.cascade import CascadeWorld
 from rlroute.worlds.open import open_world
+from rlroute.worlds.query_session import QuerySessionWorld
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -58,6 +63,8 @@ def export_step_run(folder: Path, to: Path) -> None:
         network=make_network(model),
         summary=summarise_step_run(folder, recipe, world, best),
         recipe_yaml=dump_config(recipe),
+        cascade=make_cascade(model, world),
+        sessions=make_sessions(model, world),
     )
     write_step_bundle(bundle, to)
     Console(stderr=True).print(f"router written to {to}", highlight=False)
@@ -74,15 +81,41 @@ def state_counted(environment: StepBudgetConfig, world: World) -> StepBudgetConf
     return environment.model_copy(update={"budget": stated})
 
 
-def make_network(model: StepModel) -> StepScorer | ChoiceNetwork:
+def make_network(model: StepModel) -> StepScorer | PricedScorer | ChoiceNetwork:
     """Return what decides, as a bundle holds it."""
     network = model.network
-    if isinstance(network, StepScorer):
+    if isinstance(network, StepScorer | PricedScorer):
         return network
     assert isinstance(network, ChoiceModel)
     assert isinstance(model.config, ChoiceConfig)
     assert model.encoder is not None
     return ChoiceNetwork(network, model.encoder, model.config.context_tokens)
+
+
+def make_cascade(model: StepModel, world: World) -> CascadeParts | None:
+    """Return how queries and answers become features, where the world is a cascade over a table.
+
+    A language model reads texts and needs none of it.
+    """
+    if not isinstance(world, CascadeWorld) or model.encoder is not None:
+        return None
+    table = world.table
+    return CascadeParts(
+        view=world.view,
+        encoder=table.prepared.encoder,
+        allow_skip=world.lanes.config.allow_skip,
+        bound_usd_K=table.bound_usd_K,
+    )
+
+
+def make_sessions(model: StepModel, world: World) -> SessionParts | None:
+    """Return how a query becomes features, where the world is sessions of queries.
+
+    A language model reads texts and needs none of it.
+    """
+    if not isinstance(world, QuerySessionWorld) or model.encoder is not None:
+        return None
+    return SessionParts(world.data.prepared.encoder, world.data.cost_reference_usd)
 
 
 def summarise_step_run(

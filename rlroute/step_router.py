@@ -37,6 +37,7 @@ from rlroute.export.step_bundle import ChoiceNetwork, StepBundle, read_step_bund
 from rlroute.policies.choice_cache import ConversationCache, borrow_for_reading
 from rlroute.policies.choice_tokens import Conversation
 from rlroute.policies.decision import sample_actions
+from rlroute.policies.priced_scorer import PricedScorer
 from rlroute.policies.step_scorer import StepScorer
 from rlroute.types import BoolArray, Candidate, FloatArray, RLRouteError, UsdArray
 
@@ -188,7 +189,8 @@ class StepEpisode:
         given, so that one caller serves both kinds.
 
         Args:
-            text: at the first step the task, later what is new since the step before.
+            text: at the first step the task, later what is new since the step before; of a session
+                the query at hand, which takes the place of features.
             features: of the state, by name or in the order of `feature_names`.
             allowed: who may be chosen (None: all).
             bounds_usd: what the next step of every executor can cost at most, in USD; needed where
@@ -209,6 +211,9 @@ class StepEpisode:
         if isinstance(network, ChoiceNetwork):
             logp_K = self._score_text(network, text, mask_K)
         else:
+            sessions = self._bundle.sessions
+            if sessions is not None and features is None and text is not None:
+                features = sessions.describe(text, bound_1K)
             logp_K = self._score_features(network, features, mask_K, bound_1K)
         if not np.isfinite(logp_K[mask_K]).all():
             raise RLRouteError("the policy's scores are not finite: features are far too large")
@@ -285,7 +290,7 @@ class StepEpisode:
 
     def _score_features(
         self,
-        network: StepScorer,
+        network: StepScorer | PricedScorer,
         features: Features | None,
         mask_K: BoolArray,
         bound_1K: UsdArray,

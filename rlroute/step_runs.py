@@ -331,7 +331,9 @@ def make_step_context(
     """Gather what the report tells besides numbers."""
     recipe, stage = run.recipe, arena.stage
     policy, labels = recipe.policy, run.folder / LABELS_FILE
-    described = policy.model if isinstance(policy, ChoiceConfig) else f"mlp, {policy.hidden} hidden"
+    described = (
+        f"{policy.kind}, {policy.hidden} hidden" if policy.kind != "choice" else policy.model
+    )
     unit = "USD" if recipe.budget.unit == "usd" else "counted calls"
     caps = ", ".join("none" if cap is None else f"{cap:g}" for cap in recipe.budget.caps)
     weight = recipe.cost_weight

@@ -121,7 +121,8 @@ def run_sweep(
             has been trained then), or not one run came through.
     """
     from rlroute.evaluation.sweep_report import read_seed_result, render_sweep, write_sweep
-    from rlroute.runs import EVALUATION_FILE, require_training_libraries
+    from rlroute.runs import require_training_libraries
+    from rlroute.table_runs import EVALUATION_FILE
 
     require_training_libraries()
     folder = out or Path("runs") / f"sweep-{recipe_path.stem}"
@@ -326,7 +327,7 @@ def find_last_checkpoint(run: PlannedRun) -> int | None:
 
 def is_evaluated(run: PlannedRun) -> bool:
     """Say whether the evaluation is younger than the best weights."""
-    from rlroute.runs import EVALUATION_FILE
+    from rlroute.table_runs import EVALUATION_FILE
     from rlroute.trainers.run_folder import BEST_FILE, BEST_FOLDER
 
     evaluation, best = run.folder / EVALUATION_FILE, run.folder / BEST_FOLDER / BEST_FILE

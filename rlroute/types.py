@@ -30,6 +30,7 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 CandidateKind = Literal["model", "agent", "tool", "pipeline", "tier", "effort"]
+ActionKind = Literal[CandidateKind, "subset", "skip"]  # and what stands for several calls, or none
 SplitName = Literal["train", "val", "test"]
 Finish = Literal["stop", "end", "length"]
 
@@ -92,12 +93,23 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class TokenProfile:
+    """Mean tokens of a call: over all measured queries, and per cluster of them `_C`."""
+
+    mean_prompt: float
+    mean_completion: float
+    prompt_C: FloatArray
+    completion_C: FloatArray
+
+
+@dataclass(frozen=True)
 class Profile:
     """What was measured of a candidate on the train split, and on nothing else.
 
     `mean_score` and `mean_cost_usd` are over all its train queries; the `_C` arrays hold the same
     per cluster of queries (shrunk towards the mean as far as chance explains them).
-    `latency_seconds` is the mean time to a reply; None where it was not measured.
+    `latency_seconds` is the mean time to a reply, `tokens` is what a call
+    uses, for what it costs at other prices; None where they were not measured.
     """
 
     mean_score: float
@@ -105,19 +117,43 @@ class Profile:
     score_C: FloatArray
     cost_usd_C: FloatArray
     latency_seconds: float | None = None
+    tokens: TokenProfile | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One call that an action stands for: whom it asks.
+
+    Where the candidate's id is a pair, `model` and `effort` are its parts; else `model` is the id
+    and `effort` None.
+    """
+
+    candidate_id: str
+    model: str
+    effort: str | None = None
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Anything that can be chosen to do the next piece of work."""
+    """Anything that can be chosen to do the next piece of work.
+
+    `members` is None where it is asked itself. A subset has those that it asks side by side, `skip`
+    has none (`rlroute.data.actions`).
+    """
 
     id: str
     prices: Prices
-    kind: CandidateKind = "model"
+    kind: ActionKind = "model"
     description: str = ""
     limits: Limits = Limits()
     profile: Profile | None = None
     aliases: tuple[str, ...] = ()
+    members: tuple[Member, ...] | None = None
+
+    @property
+    def asked(self) -> tuple[Member, ...]:
+        """Whom choosing this candidate asks."""
+        return (Member(self.id, self.id),) if self.members is None else self.members
 
 
 @dataclass(frozen=True)
@@ -324,8 +360,11 @@ class Batch:
     Axes: B episodes, T steps (short episodes are padded, `valid_BT` is False there), K candidates.
     `reward_terms_BT[name]` is NaN where the term is undefined. `group_B` numbers the groups from 0.
     Candidate features are shared by the whole batch. `outcome_terms_BK[name]` is present only under
-    full feedback (one-step episodes): the term for every candidate, NaN where undefined. `ends` and
-    `conversations` are there for episodes of many steps, the latter for language models.
+    full feedback (one-step episodes): the term for every candidate, NaN where undefined. With it
+    `log_weight_BK` holds the inverse propensities of a log, 0 where it holds nothing. `ends` and
+    `conversations` are there for episodes of many steps, the latter for language models. `role_B`
+    (one-step episodes) is MEMBER or FORCED; absent where all are members. `prior_mean_B` is what
+    was expected of an episode's reward before it was played, `prior_variance_B` its variance.
     """
 
     features_BTF: FloatArray
@@ -343,5 +382,9 @@ class Batch:
     policy_version: int = 0
     dropped: int = 0
     outcome_terms_BK: Mapping[str, FloatArray] | None = None
+    log_weight_BK: FloatArray | None = None
     ends: EpisodeEnds | None = None
     conversations: Conversations | None = None
+    role_B: IntArray | None = None
+    prior_mean_B: FloatArray | None = None
+    prior_variance_B: FloatArray | None = None

@@ -22,7 +22,7 @@ from rlroute.trainers.learner import Learner
 from rlroute.trainers.loop import set_schedules
 from rlroute.trainers.memory_problem import GreedyRun, MemoryProblem, play_greedily
 from rlroute.trainers.memory_recipe import MemoryRecipe
-from rlroute.trainers.memory_run import CostFacts, make_learner
+from rlroute.trainers.memory_run import CostFacts, make_learner, measure_start
 from rlroute.trainers.update import update_policy
 from rlroute.types import Query
 
@@ -140,7 +140,10 @@ def start(tree: TierTree, **changes: Any) -> Trained:
     usd_MK += np.nan_to_num(tree.extract_cost_QKXN[0, 0]).tolist()
     usd_MK += [np.nan_to_num(tree.summary_cost_QL[0, :3]).tolist()]
     costs = CostFacts(reference, usd_MK)
-    learner = make_learner(recipe, stage, costs, problem.reward, Accelerator(cpu=True))
+    profiles = None
+    if recipe.policy.profiles is not None:
+        profiles = measure_start(recipe, tree, reference)
+    learner = make_learner(recipe, stage, costs, problem.reward, Accelerator(cpu=True), profiles)
     return Trained(learner, problem, [])
 
 

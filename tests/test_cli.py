@@ -68,7 +68,7 @@ def test_help_loads_no_heavy_library() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "HEAVY []" in done.stdout
     commands = ("train", "evaluate", "compare", "sweep", "export", "validate", "import", "collect")
-    for command in (*commands, "check-env"):
+    for command in (*commands, "check-env", "robustness"):
         assert command in done.stdout
 
 

@@ -34,7 +34,8 @@ ALLOWED: dict[str, set[str]] = {
         *("types", "config", "seeding", "data", "rewards", "pool"),
         *("parsing", "router_r1", "worlds", "memory"),
     },
-    "evaluation": {"types", "extras", "files", "config", "data"},
+    "bandits": {"types", "config", "seeding", "data", "envs"},
+    "evaluation": {"types", "extras", "files", "seeding", "config", "data", "bandits"},
     "policies": {
         *("types", "extras", "files", "config", "seeding", "parsing", "data", "pool"),
         "evaluation",
@@ -46,14 +47,17 @@ ALLOWED: dict[str, set[str]] = {
     "trainers": {
         *("types", "extras", "files", "seeding", "config", "algorithms", "tracking"),
         *("data", "rewards", "envs", "evaluation", "policies", "rollout", "parsing", "pool"),
-        *("worlds", "memory"),
+        *("worlds", "memory", "bandits"),
     },
     "export": {
         *("types", "files", "config", "data", "policies", "envs", "rollout", "memory"),
+        "worlds",
     },
     "router": {"types", "files", "config", "data", "policies", "export"},
+    "robustness": {"types", "data", "evaluation", "router"},
     "text_router": {"types", "envs", "pool", "rollout", "export"},
     "step_router": {"types", "files", "config", "data", "policies", "envs", "export"},
+    "cascade_router": {"types", "worlds", "export", "step_router"},
     "tier_router": {"types", "files", "config", "data", "policies", "memory", "envs", "export"},
     "collection": {
         *("types", "extras", "files", "seeding", "config", "data", "rewards", "pool"),
@@ -66,6 +70,11 @@ ALLOWED: dict[str, set[str]] = {
     "step_runs": {
         *("types", "extras", "files", "seeding", "config", "tracking", "data", "rewards", "pool"),
         *("worlds", "envs", "evaluation", "policies", "rollout", "trainers"),
+    },
+    "unseen_candidates": {"types", "data", "evaluation", "policies", "trainers"},
+    "table_runs": {
+        *("types", "files", "config", "tracking", "data", "evaluation", "policies", "trainers"),
+        *("export", "unseen_candidates"),
     },
     "memory_runs": {
         *("types", "files", "seeding", "config", "tracking", "memory", "evaluation", "policies"),
@@ -83,18 +92,18 @@ ALLOWED: dict[str, set[str]] = {
     "runs": {
         *("types", "extras", "files", "config", "tracking", "data"),
         *("evaluation", "policies", "trainers", "export", "text_runs", "step_runs"),
-        *("step_export", "memory_runs", "run_plans", "tier_export"),
+        *("step_export", "table_runs", "memory_runs", "run_plans", "tier_export"),
     },
     "run_comparison": {
         *("types", "config", "evaluation", "policies", "trainers", "runs"),
     },
-    "sweep": {"types", "config", "tracking", "evaluation", "trainers", "runs"},
+    "sweep": {"types", "config", "tracking", "evaluation", "trainers", "runs", "table_runs"},
     "cli": {
         *("types", "extras", "config", "data", "pool", "envs", "evaluation", "collection"),
-        *("runs", "run_comparison", "sweep"),
+        *("runs", "run_comparison", "sweep", "robustness"),
     },
     "__main__": {"cli"},
-    "__init__": {"router", "text_router", "step_router", "tier_router"},
+    "__init__": {"router", "text_router", "step_router", "cascade_router", "tier_router"},
 }
 
 HEAVY = (

@@ -140,6 +140,7 @@ def test_probabilities_and_estimates_are_those_of_the_network(
         data.candidate_features_KD,
         data.table.present_QK,
         np.full(len(texts), 0.5, np.float32),
+        served=True,
     )
     for q, route in enumerate(router.route_many(texts, cost_weight=0.5)):
         ids = list(route.probabilities)

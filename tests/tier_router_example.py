@@ -16,6 +16,7 @@ from rlroute.data.encoders import Encoder, TfidfConfig, fit_encoder
 from rlroute.envs.memory_tiers import count_extras
 from rlroute.export.tier_bundle import TierBundle
 from rlroute.memory.outcomes import ModuleFacts, PipelineFacts
+from rlroute.policies.tier_profiles import TierStartShape
 from rlroute.policies.tier_scorer import TierScorer, TierScorerConfig, describe_tiers
 from rlroute.trainers.memory_recipe import MemoryRecipe
 from rlroute.trainers.memory_run import train_memory
@@ -42,7 +43,8 @@ TEXTS = [
 def find_tier_run() -> tuple[MemoryRecipe, Path]:
     """Return recipe and folder of a finished run; it is not to be written to.
 
-    Two histories to learn from; rules and a simulated language model; entity has a third tier.
+    Its policy started from profiles. Two histories to learn from; rules and a simulated language
+    model; entity has a third tier.
     """
     roles = {"filter": "filter", "entity": "extract", "temporal": "extract", "topic": "extract"}
     modules = [
@@ -71,7 +73,7 @@ def find_tier_run() -> tuple[MemoryRecipe, Path]:
         "audit_questions": 6,
         "updates": 12,
         "cost_weight": {"max": 1.0},
-        "policy": {"hidden": 32, "action_hidden": 16},
+        "policy": {"hidden": 32, "action_hidden": 16, "profiles": {"clusters": 4}},
         "algorithm": {"kind": "ppo", "episodes": 128},
         "optimiser": {"learning_rate": 1e-2},
         "validation": {"every": 4, "cost_weights": 3},
@@ -91,8 +93,11 @@ def make_encoder() -> Encoder:
     return fit_encoder(TfidfConfig(dimension=4, min_documents=2), TEXTS, seed=0)
 
 
-def make_bundle(*, hidden: int = 8) -> TierBundle:
-    """Return a router of random weights whose decisions differ from state to state."""
+def make_bundle(*, hidden: int = 8, profiles: bool = False) -> TierBundle:
+    """Return a router of random weights whose decisions differ from state to state.
+
+    With `profiles` its policy started from some, random as well.
+    """
     counts = [3 if name == "entity" else 2 for name in ROLES]
     modules = tuple(
         ModuleFacts(name, role, f"What | {name} does.", ("Low", "Mid", "High")[:count])
@@ -108,11 +113,17 @@ def make_bundle(*, hidden: int = 8) -> TierBundle:
             tiers=max(counts),
             hidden=hidden,
             action_hidden=8,
+            start=TierStartShape(clusters=3, directions=2, counts=tuple(counts))
+            if profiles
+            else None,
         )
     )
     generator = torch.Generator().manual_seed(4)
     for parameter in scorer.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator)
+    if scorer.start is not None:
+        for buffer in scorer.start.buffers():
+            buffer.copy_(torch.rand(buffer.shape, generator=generator))
     descriptions = encoder.encode([module.description for module in modules])
     scorer.describe(descriptions, describe_tiers(tier_usd, 0.005))
     return TierBundle(

@@ -78,6 +78,17 @@ def compute_rloo_advantages(reward_NG: Tensor) -> tuple[Tensor, Tensor]:
     return adv_NG * (count_N1 / (count_N1 - 1).clamp(min=1)), valid_NG
 
 
+def compute_leave_one_out_advantages(reward_B: Tensor, total: Tensor, count: Tensor) -> Tensor:
+    """Return each reward minus the mean of all others of the batch [B]; 0 where undefined (NaN).
+
+    `total` and `count` are of the defined rewards of the whole batch, over all processes. A reward
+    takes no part in its own baseline, so the gradient stays unbiased. A lone reward is compared
+    with nothing: its advantage is 0.
+    """
+    adv_B = (count * reward_B - total) / (count - 1).clamp(min=1)
+    return torch.where(reward_B.isnan() | (count < 2), 0.0, adv_B)
+
+
 def compute_normalised_sum_advantages(
     terms_TNG: Tensor, weight_TNG: Tensor, *, epsilon: float = 1e-4
 ) -> tuple[Tensor, Tensor]:

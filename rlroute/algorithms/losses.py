@@ -46,6 +46,15 @@ def compute_clipped_loss(
     return PolicyLoss(-torch.where(valid_N, surrogate_N, 0.0).sum(), kl, clipped)
 
 
+def compute_policy_gradient_loss(logp_N: Tensor, adv_N: Tensor, valid_N: Tensor) -> Tensor:
+    """Return REINFORCE's loss -A * logp, summed over valid decisions: no ratio, no clip.
+
+    Its gradient is the policy gradient for decisions of the present policy, so a batch serves one
+    step (Williams, 1992).
+    """
+    return -(adv_N * torch.where(valid_N, logp_N, 0.0)).sum()
+
+
 def compute_joint_clipped_loss(
     logp_BT: Tensor,
     old_logp_BT: Tensor,

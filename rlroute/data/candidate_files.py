@@ -10,6 +10,7 @@ How to use: `parse_candidates(dump_candidates(candidates), "candidates.json")`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -22,7 +23,16 @@ from rlroute.data.routing_data import (
     FeatureScale,
     describe_candidate,
 )
-from rlroute.types import Candidate, CandidateKind, Limits, Prices, Profile, RLRouteError
+from rlroute.types import (
+    ActionKind,
+    Candidate,
+    Limits,
+    Member,
+    Prices,
+    Profile,
+    RLRouteError,
+    TokenProfile,
+)
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -46,6 +56,24 @@ class LimitsEntry(StrictModel):
     output_tokens: Tokens | None = None
 
 
+class TokensEntry(StrictModel):
+    """Mean tokens of a call: over all measured queries, and per cluster of them."""
+
+    mean_prompt: Money
+    mean_completion: Money
+    prompt: list[Money]
+    completion: list[Money]
+
+    def to_tokens(self) -> TokenProfile:
+        """Return the tokens that the entry describes."""
+        return TokenProfile(
+            mean_prompt=self.mean_prompt,
+            mean_completion=self.mean_completion,
+            prompt_C=np.array(self.prompt, dtype=np.float32),
+            completion_C=np.array(self.completion, dtype=np.float32),
+        )
+
+
 class ProfileEntry(StrictModel):
     """A measured profile: over all train queries, and per cluster of them."""
 
@@ -54,6 +82,7 @@ class ProfileEntry(StrictModel):
     score: list[Score]
     cost_usd: list[Money]
     latency_seconds: Money | None = None
+    tokens: TokensEntry | None = None
 
     def to_profile(self) -> Profile:
         """Return the profile that the entry describes."""
@@ -63,25 +92,47 @@ class ProfileEntry(StrictModel):
             score_C=np.array(self.score, dtype=np.float32),
             cost_usd_C=np.array(self.cost_usd, dtype=np.float32),
             latency_seconds=self.latency_seconds,
+            tokens=None if self.tokens is None else self.tokens.to_tokens(),
         )
 
     @model_validator(mode="after")
     def check_clusters(self) -> ProfileEntry:
-        """Refuse a profile whose two lists are of different length."""
+        """Refuse a profile whose lists are of different length."""
         if len(self.score) != len(self.cost_usd):
             raise ValueError(f"{len(self.score)} scores but {len(self.cost_usd)} costs per cluster")
+        tokens = self.tokens
+        if tokens and {len(tokens.prompt), len(tokens.completion)} != {len(self.score)}:
+            raise ValueError(f"{len(self.score)} scores but other numbers of tokens per cluster")
         return self
 
 
+class MemberEntry(StrictModel):
+    """One call that an action stands for."""
+
+    candidate_id: str = Field(min_length=1)
+    model: str = Field(min_length=1)
+    effort: str | None = None
+
+
 class CandidateEntry(StrictModel):
-    """One candidate as it stands in a file."""
+    """One candidate as it stands in a file; `members` only where it is not asked itself."""
 
     id: str = Field(min_length=1)
-    kind: CandidateKind
+    kind: ActionKind
     description: str = ""
     prices: PricesEntry
     limits: LimitsEntry = LimitsEntry()
     profile: ProfileEntry | None = None
+    members: list[MemberEntry] | None = None
+
+    @model_validator(mode="after")
+    def check_members(self) -> CandidateEntry:
+        """Refuse a subset without members, and a skip that asks somebody."""
+        if self.kind == "subset" and not self.members:
+            raise ValueError(f"'{self.id}' is a subset without members")
+        if self.kind == "skip" and self.members != []:
+            raise ValueError(f"'{self.id}' is a skip: members must be an empty list")
+        return self
 
     def to_candidate(self) -> Candidate:
         """Return the candidate that the entry describes."""
@@ -92,6 +143,9 @@ class CandidateEntry(StrictModel):
             description=self.description,
             limits=Limits(**self.limits.model_dump()),
             profile=None if self.profile is None else self.profile.to_profile(),
+            members=None
+            if self.members is None
+            else tuple(Member(**member.model_dump()) for member in self.members),
         )
 
 
@@ -136,7 +190,7 @@ def dump_candidates(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
 def dump_candidate(candidate: Candidate) -> dict[str, Any]:
     """Return one candidate as plain values."""
     prices, limits = candidate.prices, candidate.limits
-    return {
+    data: dict[str, Any] = {
         "id": candidate.id,
         "kind": candidate.kind,
         "description": candidate.description,
@@ -151,17 +205,28 @@ def dump_candidate(candidate: Candidate) -> dict[str, Any]:
         },
         "profile": None if candidate.profile is None else dump_profile(candidate.profile),
     }
+    if candidate.members is not None:
+        data["members"] = [dataclasses.asdict(member) for member in candidate.members]
+    return data
 
 
 def dump_profile(profile: Profile) -> dict[str, Any]:
     """Return one profile as plain values."""
-    return {
+    data: dict[str, Any] = {
         "mean_score": profile.mean_score,
         "mean_cost_usd": profile.mean_cost_usd,
         "score": profile.score_C.tolist(),
         "cost_usd": profile.cost_usd_C.tolist(),
         "latency_seconds": profile.latency_seconds,
     }
+    if profile.tokens is not None:
+        data["tokens"] = {
+            "mean_prompt": profile.tokens.mean_prompt,
+            "mean_completion": profile.tokens.mean_completion,
+            "prompt": profile.tokens.prompt_C.tolist(),
+            "completion": profile.tokens.completion_C.tolist(),
+        }
+    return data
 
 
 def parse_candidates(data: Any, source: str) -> tuple[Candidate, ...]:

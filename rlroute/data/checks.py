@@ -97,9 +97,13 @@ def check_duplicates(records: Records) -> None:
     key_N = query.codes_N * len(model.values) + model.codes_N
     _, first, inverse_N = np.unique(key_N, return_index=True, return_inverse=True)
     for row in np.flatnonzero(first[inverse_N] != np.arange(len(key_N)))[:1]:
-        earlier = records.locate(first[inverse_N[row]])
-        pair = f"query '{query[row]}' and model '{model[row]}'"
-        fail(records, row, f"duplicate of {pair}, which stand at {earlier} already")
+        fail_duplicate(records, row, records.locate(first[inverse_N[row]]))
+
+
+def fail_duplicate(records: Records, row: int, earlier: str) -> NoReturn:
+    """Raise RLRouteError for a row whose query and model stand at `earlier` already."""
+    pair = f"query '{records.text['query_id'][row]}' and model '{records.text['model'][row]}'"
+    fail(records, row, f"duplicate of {pair}, which stand at {earlier} already")
 
 
 def check_queries(records: Records, first_Q: IntArray) -> None:
@@ -111,8 +115,13 @@ def check_queries(records: Records, first_Q: IntArray) -> None:
     for name in QUERY_COLUMNS:
         codes_N = records.text[name].codes_N
         for row in np.flatnonzero(codes_N != codes_N[first_N])[:1]:
-            earlier = records.locate(first_N[row])
-            fail(records, row, f"query '{query[row]}' has another {name} here than at {earlier}")
+            fail_conflict(records, row, name, records.locate(first_N[row]))
+
+
+def fail_conflict(records: Records, row: int, name: str, earlier: str) -> NoReturn:
+    """Raise RLRouteError for a row whose query has another text, task, ... at `earlier`."""
+    query = records.text["query_id"][row]
+    fail(records, row, f"query '{query}' has another {name} here than at {earlier}")
 
 
 def check_splits(records: Records, first_Q: IntArray) -> None:

@@ -31,13 +31,17 @@ PositiveInt = Annotated[int, Field(ge=1)]
 
 
 class TfidfConfig(StrictModel):
-    """Settings of the TF-IDF encoder. `dimension` is an upper limit: small corpora give fewer."""
+    """Settings of the TF-IDF encoder. `dimension` is an upper limit: small corpora give fewer.
+
+    Terms and directions are learnt from at most `fit_texts` distinct train texts, chosen by hash.
+    """
 
     kind: Literal["tfidf"] = "tfidf"
     dimension: PositiveInt = 256
     ngram_range: tuple[int, int] = (1, 2)
     max_vocabulary: PositiveInt = 10_000
     min_documents: PositiveInt = 2
+    fit_texts: PositiveInt = 100_000
     features: bool = False
 
     @model_validator(mode="after")

@@ -33,6 +33,7 @@ from rlroute.data.encoder_config import MinilmConfig as MinilmConfig
 from rlroute.data.encoder_config import OpenaiConfig as OpenaiConfig
 from rlroute.data.encoder_config import PathConfig as PathConfig
 from rlroute.data.encoder_config import TfidfConfig as TfidfConfig
+from rlroute.data.splits import sample_texts
 from rlroute.files import write_atomic
 from rlroute.types import FloatArray, RLRouteError
 
@@ -243,7 +244,7 @@ class TfidfEncoder:
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        texts = sorted(set(train_texts))
+        texts = sorted(sample_texts(set(train_texts), config.fit_texts, seed))
         vectorizer = TfidfVectorizer(
             analyzer=lambda text: split_terms(text, *config.ngram_range),
             min_df=config.min_documents,

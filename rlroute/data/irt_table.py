@@ -132,19 +132,43 @@ def make_irt_table(config: IrtTableConfig, seed: int) -> IrtTable:
         RLRouteError: so few queries that a split is empty.
     """
     index_Q = np.arange(config.queries)
-    topic_Q = draw_below(config.topics, seed, "topic", index_Q)
-    word_QL = draw_below(config.words, seed, "word", index_Q[:, None], np.arange(config.length))
+    topic_Q, word_QL = draw_words(config, seed, index_Q)
     difficulty_Q = draw_difficulties(config, seed)[topic_Q[:, None], word_QL].mean(1)
-    ability_TK = draw_abilities(config, seed)
-    logit_QK = config.discrimination * (ability_TK[topic_Q] - difficulty_Q[:, None])
-    success_QK = 1 / (1 + np.exp(-logit_QK))
+    success_QK = compute_success(config, seed, topic_Q, word_QL)
     features_QF = count_words(config, topic_Q, word_QL)
-    table = build_irt_table(config, seed, topic_Q, word_QL, success_QK)
+    table = build_irt_table(config, seed, index_Q, topic_Q, word_QL, success_QK)
     train_Q = table.split_Q == "train"
     if set(table.split_Q.tolist()) != {"train", "val", "test"}:
         raise RLRouteError(f"irt table: {config.queries} queries leave a split empty; take more")
     reference = float(table.cost_usd_QK[train_Q].mean(0, dtype=np.float64).max())
+    ability_TK = draw_abilities(config, seed)
     return IrtTable(table, features_QF, topic_Q, difficulty_Q, ability_TK, success_QK, reference)
+
+
+def make_irt_outcomes(config: IrtTableConfig, seed: int, index_Q: IntArray) -> OutcomeTable:
+    """Return some queries of `make_irt_table(config, seed).table`, for tables too large to hold."""
+    topic_Q, word_QL = draw_words(config, seed, index_Q)
+    success_QK = compute_success(config, seed, topic_Q, word_QL)
+    return build_irt_table(config, seed, index_Q, topic_Q, word_QL, success_QK)
+
+
+def draw_words(config: IrtTableConfig, seed: int, index_Q: IntArray) -> tuple[IntArray, IntArray]:
+    """Return the topic [Q] and the words [Q, L] of queries."""
+    topic_Q = draw_below(config.topics, seed, "topic", index_Q)
+    word_QL = draw_below(config.words, seed, "word", index_Q[:, None], np.arange(config.length))
+    return topic_Q, word_QL
+
+
+def compute_success(
+    config: IrtTableConfig, seed: int, topic_Q: IntArray, word_QL: IntArray
+) -> Float64Array:
+    """Return the chance of a score of 1 of every pair [Q, K]."""
+    difficulty_Q = draw_difficulties(config, seed)[topic_Q[:, None], word_QL].mean(1)
+    ability_QK = draw_abilities(config, seed)[topic_Q]
+    success_QK: Float64Array = 1 / (
+        1 + np.exp(-config.discrimination * (ability_QK - difficulty_Q[:, None]))
+    )
+    return success_QK
 
 
 def draw_below(limit: int, *coordinates: int | str | npt.NDArray[np.int64]) -> IntArray:
@@ -180,13 +204,14 @@ def count_words(config: IrtTableConfig, topic_Q: IntArray, word_QL: IntArray) ->
 def build_irt_table(
     config: IrtTableConfig,
     seed: int,
+    index_Q: IntArray,
     topic_Q: IntArray,
     word_QL: IntArray,
     success_QK: Float64Array,
 ) -> OutcomeTable:
     """Draw scores and answer lengths, and put them into a table with texts, prices and splits."""
     queries, candidates = success_QK.shape
-    index_Q1, column_K = np.arange(queries)[:, None], np.arange(candidates)
+    index_Q1, column_K = index_Q[:, None], np.arange(candidates)
     score_QK = draw_uniform("irt", seed, "score", index_Q1, column_K) < success_QK
     price_K = FIRST_PRICE * PRICE_STEP**column_K
     low, high = ANSWER_TOKENS
@@ -203,7 +228,7 @@ def build_irt_table(
         name="irt",
         queries=tuple(
             Query(f"irt-{q:07}", text, f"topic{topic}", "irt")
-            for q, (text, topic) in enumerate(zip(texts, topic_Q.tolist(), strict=True))
+            for q, text, topic in zip(index_Q.tolist(), texts, topic_Q.tolist(), strict=True)
         ),
         candidates=tuple(
             Candidate(f"candidate-{chr(97 + k)}", Prices(float(price), float(ANSWER_PRICE * price)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from rlroute.data.routing_data import (
     FeatureScale,
     ProfileConfig,
     RoutingData,
+    find_split,
     fit_clusters,
     fit_feature_scale,
     measure_profiles,
@@ -55,10 +57,11 @@ def prepare_table(
     Raises:
         RLRouteError: a split is empty, a candidate has no train outcome, or an extra is missing.
     """
+    table = table.group_splits()
     train = table.select_split("train")
-    encoder = fit_encoder(encoder_config, [query.text for query in train.queries], seed)
-    features_QF = encode_texts(encoder, [query.text for query in table.queries])
-    train_features_QF = features_QF[table.split_Q == "train"]
+    encoder = fit_encoder(encoder_config, train.texts, seed)
+    features_QF = encode_texts(encoder, table.texts)
+    train_features_QF = features_QF[find_split(table, "train")]
     centroids_CF = fit_clusters(train_features_QF, profile_config, seed)
     candidates = measure_profiles(train, train_features_QF, centroids_CF)
     scale = fit_feature_scale(candidates)
@@ -66,7 +69,7 @@ def prepare_table(
     return PreparedTable(encoder, centroids_CF, candidates, scale, splits)
 
 
-def encode_texts(encoder: Encoder, texts: list[str]) -> FloatArray:
+def encode_texts(encoder: Encoder, texts: Sequence[str]) -> FloatArray:
     """Return the embeddings [N, F]; those of transformers and endpoints are cached on disk.
 
     What an endpoint was paid for is written batch by batch, so that a failure loses one of them at

@@ -4,8 +4,9 @@ Columns: query_id, dataset, task, query, model, score, prompt_tokens, completion
 split, and optionally latency_seconds. Text is dictionary-encoded (a query's text stands once in
 memory, however many models answered it), numbers are float32, NaN where a cell is blank.
 
-What it leaves out: whether the values make sense (`rlroute.data.checks`) and the dense arrays that
-everything else works on (`rlroute.data.table`).
+What it leaves out: whether the values make sense (`rlroute.data.checks`), the dense arrays that
+everything else works on (`rlroute.data.table`), and Parquet files, which are read in blocks of
+records (`rlroute.data.parquet_blocks`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from typing import Any
 import numpy as np
 
 from rlroute.data.text_files import (
-    check_columns,
     iterate_csv,
     locate_csv_record,
     read_header,
@@ -70,19 +70,16 @@ def encode_text(values: Iterable[str]) -> TextColumn:
 
 
 def read_records(path: Path) -> Records:
-    """Read a `.csv`, `.csv.gz` or `.parquet` file of records.
+    """Read a `.csv` or `.csv.gz` file of records.
 
     Raises:
         RLRouteError: unreadable, empty or damaged file, not UTF-8, missing column, a record with
             too few or too many values, or a number that cannot be read.
     """
-    if path.suffix == ".parquet":
-        columns, locate = read_parquet_columns(path)
-    else:
-        data = read_utf8(path)
-        header = read_header(path, data, FILE_COLUMNS)
-        wanted = [name for name in (*FILE_COLUMNS, LATENCY) if name in header]
-        columns, locate = read_csv_columns(path, data, wanted)
+    data = read_utf8(path)
+    header = read_header(path, data, FILE_COLUMNS)
+    wanted = [name for name in (*FILE_COLUMNS, LATENCY) if name in header]
+    columns, locate = read_csv_columns(path, data, wanted)
     numbers = {
         name: parse_numbers(columns[name], name, locate)
         for name in (*NUMBER_COLUMNS, LATENCY)
@@ -128,26 +125,6 @@ def describe_malformed_csv(path: Path, data: bytes, reason: str) -> str:
                 "(is a quote or a comma missing?)"
             )
     return f"{path}: not valid CSV ({reason.splitlines()[0]})"
-
-
-def read_parquet_columns(path: Path) -> tuple[Any, Locate]:
-    """Return the columns of a Parquet file of records as an Arrow table, and its locator."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        if path.stat().st_size == 0:
-            raise RLRouteError(f"{path}: the file is empty")
-        header = parquet.read_schema(path).names
-        check_columns(str(path), header, FILE_COLUMNS)
-        wanted = [name for name in (*FILE_COLUMNS, LATENCY) if name in header]
-        table = parquet.read_table(path, columns=wanted)
-        for field in table.schema:
-            if pa.types.is_nested(field.type) or pa.types.is_binary(field.type):
-                raise RLRouteError(f"{path}: column '{field.name}' holds {field.type}, not text")
-    except (pa.ArrowInvalid, OSError):
-        raise RLRouteError(f"{path}: not a Parquet file, or cut off") from None
-    return table, lambda record: f"{path}, row {record + 1}"
 
 
 def encode_column(column: Any, name: str, locate: Locate) -> TextColumn:

@@ -10,16 +10,17 @@ What it leaves out: reading tables (`rlroute.data.table`) and encoders (`rlroute
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from rlroute.config import StrictModel
 from rlroute.data.table import OutcomeTable
-from rlroute.seeding import derive_seed
+from rlroute.seeding import derive_seed, draw_permutation
 from rlroute.types import (
     SPLITS,
     Candidate,
@@ -28,11 +29,13 @@ from rlroute.types import (
     Profile,
     RLRouteError,
     SplitName,
+    TokenProfile,
 )
 
 LEADING_COLUMNS = 2
 MINIMUM_PRICE = 1e-4  # USD per million tokens; keeps the logarithm of a free candidate finite
 PRICE_COLUMNS = 3
+ROWS_AT_ONCE = 1 << 15  # of arrays that are worked on in parts; smaller ones are not cut
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,15 @@ class RoutingData:
     def normalised_cost_QK(self) -> FloatArray:
         """Cost in units of the reference [Q, K]; NaN where absent."""
         return self.table.cost_usd_QK / np.float32(self.cost_reference_usd)
+
+    def select_queries(self, index_Q: npt.ArrayLike) -> RoutingData:
+        """Return the queries at positions `index_Q`, or where a mask is True."""
+        index_Q = np.asarray(index_Q)
+        return dataclasses.replace(
+            self,
+            table=self.table.select_queries(index_Q),
+            features_QF=self.features_QF[index_Q],
+        )
 
 
 @dataclass(frozen=True)
@@ -85,9 +97,13 @@ class FeatureScale:
 
 
 class ProfileConfig(StrictModel):
-    """How profiles are measured: the number of query clusters."""
+    """How profiles are measured: the number of query clusters.
+
+    Clusters are found on at most `fit_queries` of the train queries; all of them are measured.
+    """
 
     clusters: int = Field(default=32, ge=1)
+    fit_queries: int = Field(default=100_000, ge=1)
 
 
 def measure_profiles(
@@ -117,15 +133,38 @@ def measure_profiles(
             score_C=average_by_cluster(score_Q, cluster_Q[present_Q], clusters),
             cost_usd_C=average_by_cluster(cost_Q, cluster_Q[present_Q], clusters),
             latency_seconds=float(timed_Q.mean(dtype=np.float64)) if len(timed_Q) else None,
+            tokens=measure_tokens(
+                train.prompt_tokens_QK[present_Q, k],
+                train.completion_tokens_QK[present_Q, k],
+                cluster_Q[present_Q],
+                clusters,
+            ),
         )
         profiled.append(dataclasses.replace(candidate, profile=profile))
     return tuple(profiled)
+
+
+def measure_tokens(
+    prompt_N: FloatArray, completion_N: FloatArray, cluster_N: IntArray, clusters: int
+) -> TokenProfile | None:
+    """Return the mean tokens of N calls, or None where not all of them were counted."""
+    if not (np.isfinite(prompt_N).all() and np.isfinite(completion_N).all()):
+        return None
+    return TokenProfile(
+        mean_prompt=float(prompt_N.mean(dtype=np.float64)),
+        mean_completion=float(completion_N.mean(dtype=np.float64)),
+        prompt_C=average_by_cluster(prompt_N, cluster_N, clusters),
+        completion_C=average_by_cluster(completion_N, cluster_N, clusters),
+    )
 
 
 def fit_clusters(features_QF: FloatArray, config: ProfileConfig, seed: int) -> FloatArray:
     """Return k-means centroids [C, F] of the train queries; fewer queries give fewer clusters."""
     from sklearn.cluster import KMeans
 
+    if len(features_QF) > config.fit_queries:
+        order_Q = draw_permutation(len(features_QF), seed, "kmeans sample")
+        features_QF = features_QF[np.sort(order_Q[: config.fit_queries])]
     clusters = min(config.clusters, len(np.unique(features_QF, axis=0)))
     model = KMeans(clusters, n_init=2, random_state=derive_seed(seed, "kmeans"))
     return np.asarray(model.fit(features_QF).cluster_centers_, dtype=np.float32)
@@ -133,9 +172,18 @@ def fit_clusters(features_QF: FloatArray, config: ProfileConfig, seed: int) -> F
 
 def assign_clusters(features_QF: FloatArray, centroids_CF: FloatArray) -> IntArray:
     """Return the nearest centroid of each row [Q]."""
-    # |x - c|^2 = |x|^2 - 2 x.c + |c|^2, and |x|^2 is the same for all centroids
-    distance_QC = (centroids_CF**2).sum(axis=1) - 2 * features_QF @ centroids_CF.T
-    return np.asarray(distance_QC.argmin(axis=1), dtype=np.int64)
+    cluster_Q = np.empty(len(features_QF), dtype=np.int64)
+    for rows in cut_rows(len(features_QF)):
+        # |x - c|^2 = |x|^2 - 2 x.c + |c|^2, and |x|^2 is the same for all centroids
+        distance_BC = (centroids_CF**2).sum(axis=1) - 2 * features_QF[rows] @ centroids_CF.T
+        cluster_Q[rows] = distance_BC.argmin(axis=1)
+    return cluster_Q
+
+
+def cut_rows(rows: int) -> Iterator[slice]:
+    """Yield slices that cover the rows of a large array, so that what is made of each is small."""
+    for start in range(0, rows, ROWS_AT_ONCE):
+        yield slice(start, min(start + ROWS_AT_ONCE, rows))
 
 
 def average_by_cluster(value_N: FloatArray, cluster_N: IntArray, clusters: int) -> FloatArray:
@@ -236,15 +284,30 @@ def prepare_splits(
     candidates: Sequence[Candidate],
     scale: FeatureScale,
 ) -> dict[SplitName, RoutingData]:
-    """Cut a table with its embeddings [Q, F] into splits that share their candidate features."""
+    """Cut a table with its embeddings [Q, F] into splits that share their candidate features.
+
+    The queries of a split stand side by side (`OutcomeTable.group_splits`): nothing is copied.
+    """
     table = dataclasses.replace(table, candidates=tuple(candidates))
     candidate_features_KD = build_candidate_features(candidates, scale)
     return {
         split: RoutingData(
             table=table.select_split(split),
-            features_QF=features_QF[table.split_Q == split],
+            features_QF=features_QF[find_split(table, split)],
             candidate_features_KD=candidate_features_KD,
             cost_reference_usd=scale.cost_reference_usd,
         )
         for split in SPLITS
     }
+
+
+def find_split(table: OutcomeTable, split: SplitName) -> slice:
+    """Return where the queries of a split stand in a table whose splits stand side by side.
+
+    Raises:
+        ValueError: they do not.
+    """
+    index_Q = np.flatnonzero(table.split_Q == split)
+    if len(index_Q) and index_Q[-1] - index_Q[0] + 1 != len(index_Q):
+        raise ValueError(f"{table.name}: the queries of split '{split}' are not side by side")
+    return slice(int(index_Q[0]), int(index_Q[-1]) + 1) if len(index_Q) else slice(0, 0)

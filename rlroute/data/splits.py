@@ -9,8 +9,9 @@ What it leaves out: near-duplicates beyond blanks and case, and holding out whol
 from __future__ import annotations
 
 import hashlib
+import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,13 @@ def hash_to_unit(text: str, seed: int) -> float:
     """Return a number in [0, 1) that depends on the normalised text and the seed alone."""
     digest = hashlib.sha256(f"{seed}:{normalise_text(text)}".encode()).digest()
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53  # 53 bits: exact, so never rounds to 1
+
+
+def sample_texts(texts: Collection[str], count: int, seed: int) -> Collection[str]:
+    """Return at most `count` of distinct texts; whether one is chosen depends on texts alone."""
+    if len(texts) <= count:
+        return texts
+    return heapq.nsmallest(count, texts, key=lambda text: (hash_to_unit(text, seed), text))
 
 
 def find_leak(texts: Sequence[str], splits: Sequence[str]) -> tuple[int, int] | None:

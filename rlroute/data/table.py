@@ -23,9 +23,26 @@ import numpy.typing as npt
 
 from rlroute.data.checks import check_records, find_first_rows
 from rlroute.data.prices import format_candidates, read_candidates
-from rlroute.data.records import LATENCY, Records, encode_text, read_records, write_records
+from rlroute.data.records import (
+    LATENCY,
+    Records,
+    TextColumn,
+    encode_text,
+    read_records,
+    write_records,
+)
+from rlroute.data.stored_queries import QueryTexts, take_queries
 from rlroute.files import atomic_folder, write_atomic
-from rlroute.types import BoolArray, Candidate, FloatArray, IntArray, Query, RLRouteError, SplitName
+from rlroute.types import (
+    SPLITS,
+    BoolArray,
+    Candidate,
+    FloatArray,
+    IntArray,
+    Query,
+    RLRouteError,
+    SplitName,
+)
 
 RECORD_FILES = ("records.csv.gz", "records.csv", "records.parquet")
 MODELS_FILE = "models.csv"
@@ -42,7 +59,7 @@ class OutcomeTable:
     """
 
     name: str
-    queries: tuple[Query, ...]
+    queries: Sequence[Query]
     candidates: tuple[Candidate, ...]
     score_QK: FloatArray
     cost_usd_QK: FloatArray
@@ -52,8 +69,21 @@ class OutcomeTable:
     latency_seconds_QK: FloatArray
     split_Q: npt.NDArray[np.str_]
 
+    @property
+    def texts(self) -> QueryTexts:
+        """The texts of the queries, read one by one."""
+        return QueryTexts(self.queries)
+
+    def group_splits(self) -> OutcomeTable:
+        """Return the table with the queries of each split side by side: train, val, test.
+
+        The order within a split stays, and `select_split` copies nothing then.
+        """
+        order_Q = np.concatenate([np.flatnonzero(self.split_Q == split) for split in SPLITS])
+        return self.select_queries(order_Q)
+
     def select_split(self, split: SplitName) -> OutcomeTable:
-        """Return the queries of one split.
+        """Return the queries of one split; where they stand side by side the arrays are shared.
 
         Raises:
             RLRouteError: the split has no query.
@@ -65,11 +95,16 @@ class OutcomeTable:
         return self.select_queries(index_Q)
 
     def select_queries(self, index_Q: npt.ArrayLike) -> OutcomeTable:
-        """Return the queries at positions `index_Q` (or where a mask is True), in that order."""
-        rows = np.arange(len(self.queries))[np.asarray(index_Q)]
+        """Return the queries at positions `index_Q` (or where a mask is True), in that order.
+
+        Arrays of queries that stand side by side are views of this table's.
+        """
+        row_Q = np.arange(len(self.queries))[np.asarray(index_Q)]
+        together = len(row_Q) > 0 and bool((np.diff(row_Q) == 1).all())
+        rows = slice(int(row_Q[0]), int(row_Q[-1]) + 1) if together else row_Q
         return replace(
             self,
-            queries=tuple(self.queries[row] for row in rows),
+            queries=take_queries(self.queries, row_Q),
             split_Q=self.split_Q[rows],
             **{name: getattr(self, name)[rows] for name in list_arrays()},
         )
@@ -116,9 +151,31 @@ def read_table(source: str | Path) -> OutcomeTable:
     if len(found) != 1:
         fault = "holds none of" if not found else "holds more than one of"
         raise RLRouteError(f"{folder}: {fault} {', '.join(RECORD_FILES)}; exactly one is needed")
-    candidates = read_candidates(folder / MODELS_FILE)
-    return build_table(
-        folder.resolve().name, read_records(found[0]), candidates, str(folder / MODELS_FILE)
+    candidates, name = read_candidates(folder / MODELS_FILE), folder.resolve().name
+    if found[0].suffix == ".parquet":
+        return gather_table(name, found[0], candidates, str(folder / MODELS_FILE))
+    return build_table(name, read_records(found[0]), candidates, str(folder / MODELS_FILE))
+
+
+def gather_table(
+    name: str, path: Path, candidates: Sequence[Candidate], prices_source: str
+) -> OutcomeTable:
+    """Read a Parquet file block by block into a table, never holding its records at once.
+
+    Raises:
+        RLRouteError: the first fault of the records; `prices_source` names where prices stand.
+    """
+    from rlroute.data.parquet_blocks import gather_records
+
+    found = gather_records(path, {candidate.id for candidate in candidates}, prices_source)
+    by_id = {candidate.id: candidate for candidate in candidates}
+    return OutcomeTable(
+        name=name,
+        queries=found.queries,
+        candidates=tuple(by_id[model] for model in found.models),
+        present_QK=found.present_QK,
+        split_Q=found.split_Q,
+        **{f"{key}_QK": array_QK for key, array_QK in found.numbers.items()},
     )
 
 
@@ -199,16 +256,18 @@ def make_records(table: OutcomeTable) -> Records:
         query_id = table.queries[q].id
         raise RLRouteError(f"table '{table.name}': query '{query_id}' has no outcome")
     query_N, candidate_N = np.nonzero(table.present_QK)
-    queries = [table.queries[q] for q in query_N]
-    models = [table.candidates[k].id for k in candidate_N]
-    text = {
-        "query_id": encode_text(query.id for query in queries),
-        "dataset": encode_text(query.dataset for query in queries),
-        "task": encode_text(query.task for query in queries),
-        "query": encode_text(query.text for query in queries),
-        "model": encode_text(models),
-        "split": encode_text(table.split_Q[query_N].tolist()),
+    by_query = {
+        "query_id": encode_text(query.id for query in table.queries),
+        "dataset": encode_text(query.dataset for query in table.queries),
+        "task": encode_text(query.task for query in table.queries),
+        "query": encode_text(table.texts),
+        "split": encode_text(table.split_Q.tolist()),
     }
+    text = {
+        name: TextColumn(column.codes_N[query_N], column.values)
+        for name, column in by_query.items()
+    }
+    text["model"] = encode_text(table.candidates[k].id for k in candidate_N)
     numbers = {
         name: getattr(table, f"{name}_QK")[query_N, candidate_N]
         for name in ("score", "prompt_tokens", "completion_tokens", "cost_usd", LATENCY)
@@ -217,7 +276,9 @@ def make_records(table: OutcomeTable) -> Records:
         f"table '{table.name}'",
         text,
         numbers,
-        lambda row: f"table '{table.name}', query '{queries[row].id}', model '{models[row]}'",
+        lambda row: (
+            f"table '{table.name}', query '{text['query_id'][row]}', model '{text['model'][row]}'"
+        ),
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from rlroute.evaluation.frontier import ROUNDING
 from rlroute.evaluation.intervals import Estimate
-from rlroute.evaluation.results import EvaluationResult, OperatingPoint, PolicyResult
+from rlroute.evaluation.results import EvaluationResult, OperatingPoint, PolicyResult, SingleResult
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -138,6 +138,25 @@ def describe_collapse(result: EvaluationResult) -> list[str]:
 def name_most_picked(result: EvaluationResult, share_K: tuple[float, ...]) -> str:
     """Return the candidate with the largest share."""
     return result.candidate_ids[share_K.index(max(share_K))]
+
+
+def rank_singles(result: EvaluationResult) -> list[SingleResult]:
+    """Return the candidates, those that a reader looks for first.
+
+    The best single, the cheapest, what is on the hull, then by the largest share that one of the
+    subject's settings gives them. Of many (subsets), only the first are named in pictures.
+    """
+    rows = [point.share_K for point in result.subject.points]
+    peak_K = [max(shares) for shares in zip(*rows, strict=True)]
+    peak_by_id = dict(zip(result.candidate_ids, peak_K, strict=True))
+    return sorted(
+        result.singles,
+        key=lambda one: (
+            one.candidate_id not in (result.best_single, result.cheapest),
+            not one.on_hull,
+            -peak_by_id[one.candidate_id],
+        ),
+    )
 
 
 def find_dearest(result: EvaluationResult) -> int:

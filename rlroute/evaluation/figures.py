@@ -18,7 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from rlroute.evaluation.comparison import BOUNDS, ORACLE, QUERIES_PER_PRICE, order_policies
+from rlroute.evaluation.comparison import (
+    BOUNDS,
+    ORACLE,
+    QUERIES_PER_PRICE,
+    order_policies,
+    rank_singles,
+)
 from rlroute.evaluation.labels import place_labels
 from rlroute.evaluation.results import (
     EvaluationResult,
@@ -38,6 +44,7 @@ GREY, INK = "#8A8A8A", "#333333"
 COST_LABEL = "USD per 1,000 queries"
 LOGARITHMIC_FROM = 8.0  # ratio of the dearest to the cheapest point on a logarithmic axis
 TASKS_SHOWN = 24
+NAMES_SHOWN = 16  # more names beside points cannot be read
 TICKS_SHOWN = 21
 SMALL_SHARE = 0.005  # candidates that never get more are drawn together
 CURVES = {
@@ -105,11 +112,16 @@ def draw_frontier(result: EvaluationResult) -> bytes:
 
 
 def label_singles(axes: Any, result: EvaluationResult) -> None:
-    """Name the single candidates within the axes, best first, clear of all that is drawn."""
+    """Name the single candidates within the axes, best first, clear of all that is drawn.
+
+    Of many, those that a reader looks for.
+    """
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     named = [
         (scale_cost(single.cost_usd.value), single.quality.value, single.candidate_id)
-        for single in sorted(result.singles, key=lambda single: -single.quality.value)
+        for single in sorted(
+            rank_singles(result)[:NAMES_SHOWN], key=lambda single: -single.quality.value
+        )
     ]
     shown = [one for one in named if left <= one[0] <= right and low <= one[1] <= high]
     obstacles = [point for line in axes.get_lines() for point in line.get_xydata().tolist()]

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rlroute.evaluation import comparison
+from rlroute.evaluation.decisions import DecisionReport
 from rlroute.evaluation.figures import (
     TASKS_SHOWN,
     draw_frontier,
@@ -28,12 +29,25 @@ from rlroute.evaluation.figures import (
     draw_selection_by_task,
     draw_selection_by_weight,
 )
+from rlroute.evaluation.figures_decisions import draw_calibration, draw_shares_over_training
 from rlroute.evaluation.results import EvaluationResult
 from rlroute.extras import require
 from rlroute.files import write_atomic
 from rlroute.types import Candidate
 
 TEMPLATE = "report.html"
+CANDIDATES_SHOWN = 40
+
+
+@dataclass(frozen=True)
+class RouterSeconds:
+    """How long a router takes for one query, in seconds, over so many queries."""
+
+    queries: int
+    encode_p50: float
+    encode_p95: float
+    decide_p50: float
+    decide_p95: float
 
 
 @dataclass(frozen=True)
@@ -42,7 +56,8 @@ class ReportContext:
 
     `split_queries` maps split to number of queries, `history` holds the rows of metrics.jsonl (each
     with `step`), `recipe_yaml` is the resolved recipe with secrets redacted, `versions` maps
-    library to version, `wall_seconds` is the time of the training.
+    library to version, `wall_seconds` is the time of the training. `decisions` and `router_seconds`
+    are left out of the page where they are None.
     """
 
     run_name: str
@@ -56,6 +71,8 @@ class ReportContext:
     command: str
     versions: Mapping[str, str]
     wall_seconds: float
+    decisions: DecisionReport | None = None
+    router_seconds: RouterSeconds | None = None
 
 
 def write_report(run_folder: Path, result: EvaluationResult, context: ReportContext) -> None:
@@ -75,6 +92,8 @@ def write_report(run_folder: Path, result: EvaluationResult, context: ReportCont
 def render_report(result: EvaluationResult, context: ReportContext, frontier_png: bytes) -> str:
     """Return the page; everything that comes from tables and recipes is escaped."""
     learning_png = draw_learning_curve(context.history)
+    training_png = draw_shares_over_training(context.history)
+    calibration_png = draw_calibration(context.decisions) if context.decisions else None
     page: str = (
         make_page_environment()
         .get_template(TEMPLATE)
@@ -85,10 +104,13 @@ def render_report(result: EvaluationResult, context: ReportContext, frontier_png
             settings={point.cost_weight: point for point in result.subject.operating_points},
             best=result.find_single(result.best_single),
             policies=comparison.order_policies(result),
+            shown=comparison.rank_singles(result)[:CANDIDATES_SHOWN],
             dearest=comparison.find_dearest(result),
             sentences=comparison.describe_result(result),
             candidates={candidate.id: candidate for candidate in context.candidates},
+            compound=any(one.kind in ("subset", "skip") for one in context.candidates),
             context=context,
+            decisions=context.decisions,
             bounds=comparison.BOUNDS,
             tasks_shown=TASKS_SHOWN,
             log_candidates=math.log(len(result.candidate_ids)),
@@ -97,6 +119,8 @@ def render_report(result: EvaluationResult, context: ReportContext, frontier_png
                 "tasks": embed_png(draw_selection_by_task(result)),
                 "weights": embed_png(draw_selection_by_weight(result)),
                 "learning": embed_png(learning_png) if learning_png else None,
+                "training": embed_png(training_png) if training_png else None,
+                "calibration": embed_png(calibration_png) if calibration_png else None,
             },
         )
     )
@@ -119,6 +143,7 @@ def make_page_environment() -> Any:
         price=comparison.format_price,
         share=comparison.format_share,
         duration=format_duration,
+        milliseconds=format_milliseconds,
         judge=comparison.judge,
         saved=format_saved,
         known=format_known,
@@ -145,6 +170,11 @@ def format_saved(part: float) -> str:
 def format_known(value: float | None, digits: int = 3) -> str:
     """Return a number, or a dash for what is not known or not defined."""
     return "\N{EN DASH}" if value is None else comparison.format_number(value, digits)
+
+
+def format_milliseconds(seconds: float) -> str:
+    """Return a short time in milliseconds."""
+    return f"{1000 * seconds:.3g} ms"
 
 
 def format_duration(seconds: float) -> str:

@@ -46,9 +46,11 @@ from rlroute.evaluation.sampling import (
     sweep_policy,
 )
 from rlroute.evaluation.tests_of_difference import (
+    McNemar,
     compute_equivalence,
     compute_mcnemar,
     compute_permutation_p,
+    count_queries_needed,
     is_binary,
 )
 from rlroute.types import IntArray, RLRouteError, SplitName
@@ -251,6 +253,7 @@ def compare_setting(
         unit = weights[0] / test.cost_reference_usd
         utility = make_pair(*(quality_S[k] - unit * cost_S[k] for k in (0, 1)))
     binary = all(is_binary(score_Q) for score_Q in score)
+    mcnemar = compute_mcnemar(*score) if binary else None
     return SettingDifference(
         budget_usd=setting.budget_usd,
         first_weight=weights[0],
@@ -258,12 +261,23 @@ def compare_setting(
         quality=make_pair(*quality_S),
         cost_usd=make_pair(*cost_S),
         utility=utility,
-        mcnemar=compute_mcnemar(*score) if binary else None,
+        mcnemar=mcnemar,
+        queries_needed=count_queries(mcnemar, len(test.table.queries)),
         permutation_p=compute_permutation_p(score[0] - score[1], seed=seed),
         equivalence=compute_equivalence(score[0] - score[1]),
         tasks=compare_tasks(test, score, pick, yardstick),
         moves=list_moves(test, score, cost, pick),
         queries=list_queries(test, score, cost, pick),
+    )
+
+
+def count_queries(test: McNemar | None, queries: int) -> int | None:
+    """Return how many queries show the difference found on Q `queries`; None where not known."""
+    if test is None or test.only_first == test.only_second:
+        return None
+    return count_queries_needed(
+        disagreement=(test.only_first + test.only_second) / queries,
+        difference=(test.only_first - test.only_second) / queries,
     )
 
 

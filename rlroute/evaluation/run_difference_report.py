@@ -69,6 +69,7 @@ def describe_difference(found: RunDifference) -> list[str]:
         f"{format_number(setting.quality.second.value)} for "
         f"{format_price(setting.cost_usd.second.value)}, by {format_estimate(lead, sign=True)}.",
         describe_tests(setting),
+        *describe_queries_needed(setting, found.test_queries),
         f"They pick differently on {len(setting.queries):,} of {found.test_queries:,} queries.",
     ]
 
@@ -101,6 +102,18 @@ def describe_tests(setting: SettingDifference) -> str:
         f"(only the first right on {test.only_first:,} queries, only the second on "
         f"{test.only_second:,})."
     )
+
+
+def describe_queries_needed(setting: SettingDifference, queries: int) -> list[str]:
+    """Say how many queries the difference in quality needs to be seen, where that is known."""
+    if setting.queries_needed is None:
+        return []
+    enough = "are enough" if queries >= setting.queries_needed else "are too few"
+    return [
+        f"To see a difference of {format_number(setting.quality.lead.value, sign=True)} (two "
+        f"standard errors), {setting.queries_needed:,} queries like these are needed: "
+        f"the {queries:,} here {enough}."
+    ]
 
 
 def choose_shown(rows: Sequence[WeightDifference]) -> list[WeightDifference]:

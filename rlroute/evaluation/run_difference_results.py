@@ -79,7 +79,9 @@ class SettingDifference:
     """The two routers query by query.
 
     `utility` and its weight are None under a budget, where each has its own. `mcnemar` is None
-    where a picked score is graded. `queries` stand with the largest difference in score first.
+    where a picked score is graded. `queries_needed` is how many queries like these make this
+    difference in quality two standard errors large, None where there is no difference or a picked
+    score is graded. `queries` stand with the largest difference in score first.
     """
 
     budget_usd: float | None
@@ -89,6 +91,7 @@ class SettingDifference:
     cost_usd: Pair
     utility: Pair | None
     mcnemar: McNemar | None
+    queries_needed: int | None
     permutation_p: float
     equivalence: Equivalence
     tasks: tuple[TaskDifference, ...]

@@ -161,9 +161,11 @@ def sweep_policy(policy: RoutingPolicy, data: RoutingData, weight_L: Float64Arra
 def list_singles(data: RoutingData) -> tuple[Float64Array, Float64Array]:
     """Return quality [Q, K] and cost in USD [Q, K] of always asking candidate k."""
     score_QK, cost_QK, present_QK = list_arrays(data)
-    always = [metrics.make_always(k, present_QK) for k in range(present_QK.shape[1])]
-    quality_KQ = [metrics.average_picks(score_QK, one_QK) for one_QK in always]
-    cost_KQ = [metrics.average_picks(cost_QK, one_QK) for one_QK in always]
+    quality_KQ, cost_KQ = [], []
+    for k in range(present_QK.shape[1]):  # one at a time: each is as large as the table
+        always_QK = metrics.make_always(k, present_QK)
+        quality_KQ.append(metrics.average_picks(score_QK, always_QK))
+        cost_KQ.append(metrics.average_picks(cost_QK, always_QK))
     return np.array(quality_KQ).T, np.array(cost_KQ).T
 
 

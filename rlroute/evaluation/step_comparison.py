@@ -184,7 +184,7 @@ def describe_warnings(result: StepEvaluation) -> list[str]:
         if point.exhausted:
             found.append(
                 f"{where}: in {format_number(100 * point.exhausted, 1)}% of the episodes nothing "
-                "was affordable any more, and they failed."
+                "was affordable any more, and they ended there."
             )
         if point.failed:
             found.append(

@@ -70,6 +70,7 @@ LOOKS = {
     "start": Look(POLICY_COLOURS[1], "s", size=11.0, hollow=True),
     "prompted": Look(INK, "P"),
     "random": Look(INK, "x"),
+    "rule": Look(INK, "2", size=9.0),
     "bandit": Look(INK, "+", size=8.5),
     "probe": Look(INK, "1", size=9.0),
     "static": Look(GREY, "D"),

@@ -23,10 +23,12 @@ FORMAT_VERSION = 1
 # fmt: off
 StepKind = Literal[
     "policy", "sampled", "start", "run",
-    "prompted", "static", "random", "sweep", "bandit", "probe", "optimal",
+    "prompted", "static", "random", "sweep", "rule", "bandit", "probe", "optimal",
 ]
 # fmt: on
-BASELINES: tuple[StepKind, ...] = ("prompted", "static", "random", "sweep", "bandit", "probe")
+BASELINES: tuple[StepKind, ...] = (
+    *("prompted", "static", "random", "sweep", "rule", "bandit", "probe"),
+)
 
 
 @dataclass(frozen=True)

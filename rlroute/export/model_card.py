@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 QUERIES_PER_PRICE = 1000
 UNKNOWN = "-"
+CANDIDATES_SHOWN = 40
 
 
 def render_card(contents: BundleContents) -> str:
@@ -54,7 +55,7 @@ def render_card(contents: BundleContents) -> str:
 
 
 def render_candidates(candidates: Sequence[Candidate]) -> str:
-    """Return the table of candidates with prices and profiles."""
+    """Return the table of candidates with prices and profiles, of the first ones where many."""
     header = [
         "candidate",
         "kind",
@@ -65,7 +66,7 @@ def render_candidates(candidates: Sequence[Candidate]) -> str:
         "train USD per 1,000 queries",
     ]
     rows = []
-    for candidate in candidates:
+    for candidate in candidates[:CANDIDATES_SHOWN]:
         prices, profile = candidate.prices, get_profile(candidate)
         rows.append(
             [
@@ -78,7 +79,9 @@ def render_candidates(candidates: Sequence[Candidate]) -> str:
                 format_number(profile.mean_cost_usd * QUERIES_PER_PRICE),
             ]
         )
-    return render_table(header, rows, text_columns=2)
+    table = render_table(header, rows, text_columns=2)
+    left = len(candidates) - len(rows)
+    return f"{table}\n\n{left:,} more stand in `manifest.json`." if left > 0 else table
 
 
 def render_numbers(test: TestSummary | None) -> str:

@@ -3,6 +3,8 @@
     bundle.json          everything but the weights, and size and SHA-256 of every other file
     policy.safetensors   the weights, where a small network decides
     policy/              where a language model does: a checkpoint of transformers, `choice.json`
+    cascade.safetensors  and encoder/: where the world is a cascade (`rlroute.export.cascade_parts`)
+    encoder/             alone: where it is query sessions (`rlroute.export.session_parts`)
     README.md            for people
     recipe.yaml          the resolved recipe of the run
 
@@ -29,9 +31,18 @@ from pydantic import AfterValidator, Field, model_validator
 import rlroute
 from rlroute.config import StrictModel, parse_config
 from rlroute.data.candidate_files import Finite, check_ids
+from rlroute.data.routing_data import count_candidate_features
 from rlroute.envs.budget import BUDGET_FEATURES
 from rlroute.envs.step_budget import StepBudgetConfig
-from rlroute.export.bundle import FileEntry
+from rlroute.export.bundle import ENCODER_FOLDER, FileEntry
+from rlroute.export.cascade_parts import (
+    CASCADE_FILES,
+    CascadeEntry,
+    CascadeParts,
+    describe_cascade,
+    read_cascade,
+    write_cascade,
+)
 from rlroute.export.sealed_folder import (
     BUNDLE_FILE,
     check_names,
@@ -44,12 +55,21 @@ from rlroute.export.sealed_folder import (
     seal,
     write_weights,
 )
+from rlroute.export.session_parts import (
+    SESSION_FILES,
+    SessionEntry,
+    SessionParts,
+    describe_sessions,
+    read_sessions,
+    write_sessions,
+)
 from rlroute.export.step_model_card import StepSummary, render_step_card
 from rlroute.export.text_bundle import TextCandidateEntry, dump_text_candidate
 from rlroute.files import atomic_folder, write_atomic
 from rlroute.policies.choice import ChoiceModel, load_choice, save_choice
 from rlroute.policies.choice_tokens import ChoiceEncoder
 from rlroute.policies.language_model import Precision
+from rlroute.policies.priced_scorer import COMMON_COLUMNS, PricedScorer, PricedScorerConfig
 from rlroute.policies.step_scorer import StepScorer, StepScorerConfig
 from rlroute.policies.weights import check_weights
 from rlroute.types import Candidate, FloatArray, RLRouteError
@@ -78,7 +98,8 @@ class StepBundle:
     `feature_names` are those of the world; row k of `executor_features_KD` describes executor k.
     An episode has `horizon` steps. `environment` holds budget, reward and cost weights; its budget
     names the `counted` executors. `summary` has the shape of `StepSummary`, `recipe_yaml` is the
-    resolved recipe with secrets redacted.
+    resolved recipe with secrets redacted. `cascade` is there where the features are those of a
+    cascade over a table, `sessions` where they are those of query sessions.
     """
 
     executors: tuple[Candidate, ...]
@@ -86,9 +107,11 @@ class StepBundle:
     feature_names: tuple[str, ...]
     horizon: int
     environment: StepBudgetConfig
-    network: StepScorer | ChoiceNetwork
+    network: StepScorer | PricedScorer | ChoiceNetwork
     summary: dict[str, Any]
     recipe_yaml: str
+    cascade: CascadeParts | None = None
+    sessions: SessionParts | None = None
 
 
 class ScorerEntry(StrictModel):
@@ -96,6 +119,13 @@ class ScorerEntry(StrictModel):
 
     kind: Literal["mlp"] = "mlp"
     shape: StepScorerConfig
+
+
+class PricedEntry(StrictModel):
+    """A single-turn router with a price of money; its weights are `policy.safetensors`."""
+
+    kind: Literal["priced"] = "priced"
+    shape: PricedScorerConfig
 
 
 class ChoiceEntry(StrictModel):
@@ -117,8 +147,10 @@ class StepManifest(StrictModel):
     feature_names: list[str]
     horizon: int = Field(ge=1)
     environment: StepBudgetConfig
-    policy: Annotated[ScorerEntry | ChoiceEntry, Field(discriminator="kind")]
+    policy: Annotated[ScorerEntry | PricedEntry | ChoiceEntry, Field(discriminator="kind")]
     summary: StepSummary
+    cascade: CascadeEntry | None = None
+    sessions: SessionEntry | None = None
     files: dict[str, FileEntry]
 
     @model_validator(mode="after")
@@ -139,6 +171,21 @@ class StepManifest(StrictModel):
                     f"policy.shape: reads {shape.features} features and {shape.described} of an "
                     f"executor, the router has {features} and {min(widths)}"
                 )
+        if isinstance(self.policy, ScorerEntry) and (start := self.policy.shape.start) is not None:
+            last = max(start.expected, start.charge) + len(self.executors)
+            if last > len(self.feature_names):
+                raise ValueError("policy.shape.start: lies outside of the features")
+        if isinstance(self.policy, PricedEntry):
+            table = count_candidate_features(self.policy.shape.clusters)
+            needed = (self.policy.shape.features + 1, COMMON_COLUMNS + table)
+            if (len(self.feature_names), *widths) != needed:
+                raise ValueError(
+                    f"policy.shape: reads {needed[0]} features and {needed[1]} of an executor, the "
+                    f"router has {len(self.feature_names)} and {min(widths)}"
+                )
+        sessions = self.sessions
+        if sessions is not None and sessions.encoder.dimension + 1 != len(self.feature_names):
+            raise ValueError("sessions.encoder: makes other features than the policy reads")
         return self
 
     @model_validator(mode="after")
@@ -147,7 +194,13 @@ class StepManifest(StrictModel):
         weights = [WEIGHTS_FILE]
         if isinstance(self.policy, ChoiceEntry):
             weights = [f"{POLICY_FOLDER}/{name}" for name in ("config.json", "choice.json")]
-        check_names(self.files, POLICY_FOLDER, (*weights, CARD_FILE, RECIPE_FILE))
+        if self.cascade is not None:
+            weights += CASCADE_FILES
+        if self.sessions is not None:
+            weights += SESSION_FILES
+        encoding = self.cascade is not None or self.sessions is not None
+        subfolder = ENCODER_FOLDER if encoding else POLICY_FOLDER
+        check_names(self.files, subfolder, (*weights, CARD_FILE, RECIPE_FILE))
         return self
 
 
@@ -168,6 +221,10 @@ def write_step_bundle(bundle: StepBundle, folder: Path) -> None:
     try:
         with atomic_folder(folder) as temporary:
             write_network(bundle.network, temporary)
+            if bundle.cascade is not None:
+                write_cascade(bundle.cascade, temporary)
+            if bundle.sessions is not None:
+                write_sessions(bundle.sessions, temporary)
             write_atomic(temporary / RECIPE_FILE, bundle.recipe_yaml)
             write_atomic(temporary / CARD_FILE, render_card(bundle))
             write_atomic(temporary / BUNDLE_FILE, format_manifest(bundle, temporary))
@@ -176,7 +233,7 @@ def write_step_bundle(bundle: StepBundle, folder: Path) -> None:
         raise RLRouteError(f"{folder}: cannot be written ({error.strerror})") from None
 
 
-def write_network(network: StepScorer | ChoiceNetwork, folder: Path) -> None:
+def write_network(network: StepScorer | PricedScorer | ChoiceNetwork, folder: Path) -> None:
     """Write the weights, and what a language model needs besides."""
     if isinstance(network, ChoiceNetwork):
         save_choice(folder / POLICY_FOLDER, network.model, network.encoder)
@@ -200,17 +257,21 @@ def render_card(bundle: StepBundle) -> str:
         bundle.horizon,
         bundle.environment,
         instructions,
+        cascade=bundle.cascade is not None,
+        sessions=bundle.sessions is not None,
     )
 
 
 def format_manifest(bundle: StepBundle, folder: Path) -> str:
     """Return bundle.json for a router whose other files lie in `folder`."""
     network = bundle.network
-    policy: ScorerEntry | ChoiceEntry
+    policy: ScorerEntry | PricedEntry | ChoiceEntry
     if isinstance(network, ChoiceNetwork):
         policy = ChoiceEntry(
             precision=network.model.precision, context_tokens=network.context_tokens
         )
+    elif isinstance(network, PricedScorer):
+        policy = PricedEntry(shape=network.config)
     else:
         policy = ScorerEntry(shape=network.config)
     content = {
@@ -224,6 +285,8 @@ def format_manifest(bundle: StepBundle, folder: Path) -> str:
         "environment": bundle.environment.model_dump(mode="json"),
         "policy": policy.model_dump(mode="json"),
         "summary": bundle.summary,
+        "cascade": bundle.cascade and describe_cascade(bundle.cascade).model_dump(mode="json"),
+        "sessions": bundle.sessions and describe_sessions(bundle.sessions).model_dump(mode="json"),
         "files": describe_files(folder),
     }
     parse_config(StepManifest, content, BUNDLE_FILE)
@@ -243,8 +306,14 @@ def read_step_bundle(folder: Path) -> StepBundle:
     folder = Path(folder)
     manifest = read_manifest(folder)
     check_sealed(folder, manifest.files)
+    executors = tuple(entry.to_candidate() for entry in manifest.executors)
+    cascade = None
+    if manifest.cascade is not None:
+        cascade = read_cascade(manifest.cascade, tuple(one.id for one in executors[1:]), folder)
+        if cascade.view.feature_names != tuple(manifest.feature_names):
+            raise RLRouteError(f"{folder}: the features are not those of its cascade")
     return StepBundle(
-        executors=tuple(entry.to_candidate() for entry in manifest.executors),
+        executors=executors,
         executor_features_KD=np.array(manifest.executor_features, dtype=np.float32),
         feature_names=tuple(manifest.feature_names),
         horizon=manifest.horizon,
@@ -252,6 +321,8 @@ def read_step_bundle(folder: Path) -> StepBundle:
         network=read_network(folder, manifest),
         summary=manifest.summary.model_dump(mode="json"),
         recipe_yaml=(folder / RECIPE_FILE).read_text(encoding="utf-8"),
+        cascade=cascade,
+        sessions=None if manifest.sessions is None else read_sessions(manifest.sessions, folder),
     )
 
 
@@ -265,14 +336,14 @@ def read_manifest(folder: Path) -> StepManifest:
     return parse_config(StepManifest, content, str(folder / BUNDLE_FILE))
 
 
-def read_network(folder: Path, manifest: StepManifest) -> StepScorer | ChoiceNetwork:
+def read_network(folder: Path, manifest: StepManifest) -> StepScorer | PricedScorer | ChoiceNetwork:
     """Return what decides, without gradients; a language model on the first GPU if there is one.
 
     Raises:
         RLRouteError: the weights cannot be read, or are of another network or other executors.
     """
     policy = manifest.policy
-    if isinstance(policy, ScorerEntry):
+    if isinstance(policy, ScorerEntry | PricedEntry):
         return read_scorer(policy.shape, folder / WEIGHTS_FILE)
     place = folder / POLICY_FOLDER
     model, encoder = load_choice(place, precision=policy.precision)
@@ -282,7 +353,9 @@ def read_network(folder: Path, manifest: StepManifest) -> StepScorer | ChoiceNet
     return ChoiceNetwork(model.to(device), encoder, policy.context_tokens)
 
 
-def read_scorer(shape: StepScorerConfig, path: Path) -> StepScorer:
+def read_scorer(
+    shape: StepScorerConfig | PricedScorerConfig, path: Path
+) -> StepScorer | PricedScorer:
     """Return a small network with the weights of a file.
 
     Raises:
@@ -291,7 +364,9 @@ def read_scorer(shape: StepScorerConfig, path: Path) -> StepScorer:
     weights = read_weights(path)
     try:
         with torch.device("meta"):  # takes no memory, whatever size the shape claims
-            scorer = StepScorer(shape)
+            scorer: StepScorer | PricedScorer = (
+                PricedScorer(shape) if isinstance(shape, PricedScorerConfig) else StepScorer(shape)
+            )
     except RuntimeError:  # a size beyond what torch can count
         raise RLRouteError(f"{path}: the weights are of another network") from None
     check_weights(scorer, weights, path)

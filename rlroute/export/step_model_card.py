@@ -27,6 +27,10 @@ from rlroute.types import Candidate
 
 CARD_TEMPLATE = "step_model_card.md"
 TASKS_PER_PRICE = 1000
+CASCADE_READING = """\
+- **The query**, as text: the encoder lies in this folder.
+- **Each answer's look**: what it cost, how many tokens it has, and whether it passed the check,
+  where the policy was trained with one. The answer to give is that of `episode.hand`."""
 STEP_TOKENS = (3000, 200)  # what the example takes for the most that a step reads and writes
 
 
@@ -111,6 +115,13 @@ def summarise_step_test(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 # --- Card -----------------------------------------------------------------------------------------
 
 
+SESSION_READING = (
+    "- **The query.** A session is a list of queries under one budget. At every step give the text "
+    "of the query that is to be answered next; what is left of time and budget is added by the "
+    "episode. (`features` takes them ready-made, where the queries are embedded elsewhere.)"
+)
+
+
 def render_step_card(
     summary: StepSummary,
     executors: Sequence[Candidate],
@@ -118,8 +129,14 @@ def render_step_card(
     horizon: int,
     environment: StepBudgetConfig,
     instructions: str | None,
+    *,
+    cascade: bool = False,
+    sessions: bool = False,
 ) -> str:
-    """Return the card as Markdown; `instructions` are what a language model reads first."""
+    """Return the card as Markdown; `instructions` are what a language model reads first.
+
+    `cascade` says that the steps are looks at answers to a query, `sessions` that they are queries.
+    """
     template = importlib.resources.files("rlroute.export").joinpath(CARD_TEMPLATE)
     reading = instructions is not None
     package = "'rlroute[text]'" if reading else "rlroute"
@@ -127,9 +144,15 @@ def render_step_card(
         world=summary.world,
         executor_count=len(executors),
         version=rlroute.__version__,
-        example=write_example(executors, horizon, environment, reading),
+        example=write_cascade_example(environment)
+        if cascade
+        else write_example(executors, horizon, environment, reading or sessions),
         install=f"`pip install {package}`.",
-        reads=describe_reading(feature_names, instructions),
+        reads=CASCADE_READING
+        if cascade
+        else SESSION_READING
+        if sessions
+        else describe_reading(feature_names, instructions),
         budget=describe_budget(environment),
         weights=describe_weights(environment),
         horizon=horizon,
@@ -176,6 +199,25 @@ def write_example(
         "episode.settle(cost_usd=0.0012)  # what it really cost",
     ]
     return "\n".join(lines)
+
+
+def write_cascade_example(environment: StepBudgetConfig) -> str:
+    """Return a program that answers a query; `ask` is the reader's own."""
+    return "\n".join(
+        [
+            "from rlroute import CascadeRouter",
+            "",
+            'router = CascadeRouter.load("path/to/this/folder")',
+            'episode = router.start("How many primes are below 100?", '
+            f"cost_weight={environment.cost_weight.min:g})",
+            "while (name := episode.choose().executor) != router.stop:",
+            "    cost_usd, tokens, passed = 0.0012, 100, True  # ask `name`, check its answer",
+            "    episode.observe(cost_usd=cost_usd, completion_tokens=tokens, passed=passed)",
+            "    if episode.done:",
+            "        break",
+            "episode.hand  # whose answer to give",
+        ]
+    )
 
 
 def describe_reading(feature_names: Sequence[str], instructions: str | None) -> str:

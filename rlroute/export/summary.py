@@ -41,6 +41,8 @@ class ValidationSummary(StrictModel):
     quality: Number = None
     cost_usd: Number = None
     regret_oracle: Number = None
+    margin: Number = None
+    effective_rows: Number = None
 
 
 class SettingSummary(StrictModel):

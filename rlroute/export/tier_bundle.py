@@ -1,7 +1,7 @@
 """An exported router of memory tiers as a folder: safetensors, JSON, YAML and Markdown, no more.
 
     bundle.json          modules, tiers, costs, the network's shape; size and SHA-256 of the rest
-    policy.safetensors   the weights
+    policy.safetensors   the weights, and the profiles that the policy starts from
     encoder/             what `rlroute.data.encoders.load_encoder` reads
     README.md            for people
     recipe.yaml          the resolved recipe of the run
@@ -141,6 +141,10 @@ class TierManifest(StrictModel):
                 raise ValueError(
                     f"policy.{name}: is {getattr(shape, name)}, the router has {value}"
                 )
+        if shape.start is not None and list(shape.start.counts) != counts:
+            raise ValueError(
+                f"policy.start.counts: is {list(shape.start.counts)}, the router has {counts}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rlroute.data.routing_data import RoutingData
+from rlroute.data.routing_data import RoutingData, cut_rows
 from rlroute.policies.mlp import CandidateScorer, Scores
 from rlroute.types import BoolArray, FloatArray, IntArray
 
@@ -51,8 +51,13 @@ def score(
     candidate_features_KD: FloatArray,
     mask_BK: BoolArray,
     cost_weight_B: FloatArray,
+    *,
+    served: bool,
 ) -> Scores:
-    """Run the network on arrays, without dropout and without gradient."""
+    """Run the network on arrays, without dropout and without gradient.
+
+    `served` decides as the policy does in service, with its margin; otherwise as it learns.
+    """
     device = next(model.parameters()).device
     with torch.no_grad():
         scores: Scores = model(
@@ -60,6 +65,7 @@ def score(
             torch.as_tensor(candidate_features_KD, device=device),
             torch.as_tensor(mask_BK, device=device),
             torch.as_tensor(cost_weight_B, device=device),
+            served=served,
         )
     return scores
 
@@ -80,7 +86,9 @@ class SamplingPolicy:
         uniform_B: npt.NDArray[np.float64],
     ) -> Decisions:
         """Sample B actions; a masked candidate has probability 0 and is never drawn."""
-        scores = score(self.model, features_BF, candidate_features_KD, mask_BK, cost_weight_B)
+        scores = score(
+            self.model, features_BF, candidate_features_KD, mask_BK, cost_weight_B, served=False
+        )
         logp_BK = scores.logp_BK.cpu().numpy()
         action_B = sample_actions(logp_BK, uniform_B)
         return Decisions(
@@ -106,14 +114,32 @@ class GreedyPolicy:
 
     def compute_probabilities(self, data: RoutingData, cost_weight: float) -> FloatArray:
         """Return one-hot rows [Q, K] at one cost weight."""
-        queries = len(data.features_QF)
-        scores = score(
-            self.model,
-            data.features_QF,
-            data.candidate_features_KD,
-            data.table.present_QK,
-            np.full(queries, cost_weight, dtype=np.float32),
-        )
+        pick_Q, _, _ = self.estimate_picks(data, cost_weight)
         probability_QK = np.zeros(data.table.present_QK.shape, dtype=np.float32)
-        probability_QK[np.arange(queries), scores.logits_BK.argmax(dim=1).cpu().numpy()] = 1.0
+        probability_QK[np.arange(len(pick_Q)), pick_Q] = 1.0
         return probability_QK
+
+    def estimate_picks(
+        self, data: RoutingData, cost_weight: float
+    ) -> tuple[IntArray, FloatArray, FloatArray]:
+        """Return the picks [Q] with the quality and the normalised cost expected of them [Q]."""
+        parts = []
+        for rows in cut_rows(len(data.features_QF)):
+            features_BF = data.features_QF[rows]
+            scores = score(
+                self.model,
+                features_BF,
+                data.candidate_features_KD,
+                data.table.present_QK[rows],
+                np.full(len(features_BF), cost_weight, dtype=np.float32),
+                served=True,
+            )
+            pick_B1 = scores.logits_BK.argmax(dim=1, keepdim=True)
+            taken = (
+                pick_B1,
+                scores.quality_BK.gather(1, pick_B1),
+                scores.cost_BK.gather(1, pick_B1),
+            )
+            parts.append([one_B1.squeeze(1).cpu().numpy() for one_B1 in taken])
+        pick_Q, quality_Q, cost_Q = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return pick_Q, quality_Q, cost_Q

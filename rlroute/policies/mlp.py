@@ -13,6 +13,19 @@ suffice; a free softmax over candidates over-fits on tables of a few thousand qu
 never names the two heads: they are shaped by the policy gradient alone, and their difference is
 what is learnt, so `quality` and `cost` are estimates up to what the gradient can see.
 
+With a kernel start (`rlroute.policies.kernel_start`) the quality is instead
+
+    quality_BK  = mean_k + (train score of k on b's cluster - mean_k + k(x_B, anchors) . W d_k) / 2
+                  + h_B . u_k / sqrt(H)
+
+with mean_k the mean train score of k. With a margin (`rlroute.policies.margin`) the best single
+candidate of those allowed (best mean_k) is left only where another one is better by more:
+
+    logits_BK   = sharpness * (quality_BK - cost weight * cost_BK + margin * [k is the best single])
+
+It is added where the policy is validated, evaluated and served (`served`), not while it learns: the
+gradient would learn it away.
+
 A candidate is its feature row: adding, removing or repricing one needs no new network.
 
 It leaves out sampling of actions (`rlroute.rollout`) and every training library.
@@ -35,13 +48,20 @@ VALUE_WIDTH = 64
 
 
 class ScorerConfig(StrictModel):
-    """Shape of the network: F query features, C clusters of the profiles, H hidden units."""
+    """Shape of the network: F query features, C clusters of the profiles, H hidden units.
+
+    `anchors` is the number M of a kernel start's anchors, 0 where the policy starts from clusters
+    alone; `decay` is that of its kernel. `margin` says whether the policy has one.
+    """
 
     features: int = Field(ge=1)
     clusters: int = Field(ge=1)
     hidden: int = Field(default=256, ge=1)
     dropout: float = Field(default=0.5, ge=0, lt=1)
     sharpness: float = Field(default=10.0, gt=0)
+    anchors: int = Field(default=0, ge=0)
+    decay: float = Field(default=1.0, gt=0)
+    margin: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +95,14 @@ class CandidateScorer(nn.Module):
         self.log_sharpness = nn.Parameter(torch.tensor(math.log(config.sharpness)))
         self.centroids_CF: Tensor
         self.register_buffer("centroids_CF", torch.zeros(config.clusters, config.features))
+        self.anchors_MF: Tensor
+        self.start_MD: Tensor
+        if config.anchors:
+            self.register_buffer("anchors_MF", torch.zeros(config.anchors, config.features))
+            self.register_buffer("start_MD", torch.zeros(config.anchors, described))
+        self.margin: Tensor
+        if config.margin:
+            self.register_buffer("margin", torch.zeros(()))
         self.value_head = nn.Sequential(
             nn.Linear(config.hidden + 1, VALUE_WIDTH), nn.Tanh(), nn.Linear(VALUE_WIDTH, 1)
         )
@@ -89,8 +117,10 @@ class CandidateScorer(nn.Module):
         mask_BK: Tensor,
         cost_weight_B: Tensor,
         dropout_mask_BH: Tensor | None = None,
+        *,
+        served: bool = False,
     ) -> Scores:
-        """Score K candidates for B queries.
+        """Score K candidates for B queries; `served` adds the margin where the policy has one.
 
         `dropout_mask_BH` is drawn by the trainer (`draw_dropout_mask`); None applies no dropout.
         """
@@ -104,9 +134,17 @@ class CandidateScorer(nn.Module):
         log_ratio_BK = hidden_BH @ self.cost_tower(described_KD).T * scale
         log_ratio_BK = log_ratio_BK.clamp(-MAXIMUM_LOG_COST_RATIO, MAXIMUM_LOG_COST_RATIO)
         cluster_B = self.find_clusters(features_BF)
-        quality_BK = score_CK[cluster_B] + quality_shift_BK
+        mean_K = candidate_features_KD[:, 0]
+        start_BK = score_CK[cluster_B]
+        if self.config.anchors:
+            kernel_BK = self.compute_kernel(features_BF) @ (self.start_MD @ described_KD.T)
+            start_BK = (start_BK + mean_K + kernel_BK) / 2
+        quality_BK = start_BK + quality_shift_BK
         cost_BK = cost_CK[cluster_B] * log_ratio_BK.exp()
         utility_BK = quality_BK - cost_weight_B[:, None] * cost_BK
+        if served and self.config.margin:
+            best_B1 = mean_K.masked_fill(~mask_BK, -math.inf).argmax(dim=1, keepdim=True)
+            utility_BK = utility_BK.scatter_add(1, best_B1, self.margin.expand_as(utility_BK))
         logits_BK = (self.log_sharpness.exp() * utility_BK).masked_fill(~mask_BK, -math.inf)
         value_B = self.estimate_value(hidden_BH, utility_BK, logits_BK, cost_weight_B)
         return Scores(logits_BK, quality_BK, cost_BK, value_B)
@@ -123,6 +161,12 @@ class CandidateScorer(nn.Module):
         """Return the nearest centroid of each query [B]."""
         distance_BC = (self.centroids_CF**2).sum(dim=1) - 2 * features_BF @ self.centroids_CF.T
         return distance_BC.argmin(dim=1)
+
+    def compute_kernel(self, features_BF: Tensor) -> Tensor:
+        """Return the kernel of queries and anchors [B, M]; see `rlroute.policies.kernel_start`."""
+        square_BM = (features_BF**2).sum(dim=1, keepdim=True) + (self.anchors_MF**2).sum(dim=1)
+        square_BM = square_BM - 2 * features_BF @ self.anchors_MF.T
+        return (-self.config.decay * square_BM.clamp(min=0)).exp()
 
     def estimate_value(
         self, hidden_BH: Tensor, utility_BK: Tensor, logits_BK: Tensor, cost_weight_B: Tensor

@@ -13,8 +13,8 @@
 | ScriptedPolicy  | given executors, step by step: what replays an episode                        |
 | AdvisedPolicy   | the world's own best policy, where it is known: the upper bound               |
 
-A baseline whose executor may not act takes the allowed one nearest in price. What is not random has
-log-prob 0.
+A baseline whose executor may not act takes the allowed one nearest in price, or in worlds that have
+one the executor that ends the episode. What is not random has log-prob 0.
 
 Sources: ACAR (2026), sigma from N probes of a cheap model; LinUCB (Li et al., 2010).
 """
@@ -32,16 +32,24 @@ from rlroute.policies.stepwise import StepInputs
 from rlroute.types import Batch, BoolArray, FloatArray, IntArray
 
 
-def find_nearest(arm_B: IntArray, mask_BK: BoolArray) -> IntArray:
-    """Return the allowed executor nearest to each arm in the order of prices [B], cheaper first."""
-    distance_BK = np.abs(np.arange(mask_BK.shape[1]) - arm_B[:, None])
+def find_nearest(arm_B: IntArray, mask_BK: BoolArray, rest: int | None = None) -> IntArray:
+    """Return the allowed executor nearest to each arm in the order of prices [B], cheaper first.
+
+    Where an arm may not act and `rest` may, it is `rest`.
+    """
+    arm_B1 = arm_B[:, None]
+    if rest is not None:
+        may_B1 = np.take_along_axis(mask_BK, arm_B1, axis=1)
+        arm_B1 = np.where(~may_B1 & mask_BK[:, [rest]], rest, arm_B1)
+    distance_BK = np.abs(np.arange(mask_BK.shape[1]) - arm_B1)
     return np.asarray(np.where(mask_BK, distance_BK, mask_BK.shape[1]).argmin(axis=1))
 
 
-def take_for_sure(arm_B: IntArray, mask_BK: BoolArray) -> Decisions:
-    """Return decisions for the arms, or what is allowed nearest to them."""
+def take_for_sure(arm_B: IntArray, inputs: StepInputs) -> Decisions:
+    """Return decisions for the arms, or who stands in for them."""
     zero_B = np.zeros(len(arm_B), dtype=np.float32)
-    return Decisions(find_nearest(arm_B, mask_BK), logp_B=zero_B, value_B=zero_B)
+    action_B = find_nearest(arm_B, inputs.mask_BK, inputs.rest)
+    return Decisions(action_B, logp_B=zero_B, value_B=zero_B)
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class StaticPolicy:
 
     def decide(self, inputs: StepInputs) -> Decisions:
         """Choose the arm."""
-        return take_for_sure(np.full(len(inputs.lane_B), self.arm), inputs.mask_BK)
+        return take_for_sure(np.full(len(inputs.lane_B), self.arm), inputs)
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,7 @@ class BernoulliPolicy:
         """Draw between the cheapest and the dearest."""
         rate_B = self.dear if isinstance(self.dear, float) else self.dear[inputs.row_B]
         dearest = inputs.mask_BK.shape[1] - 1
-        return take_for_sure(np.where(inputs.uniform_B < rate_B, dearest, 0), inputs.mask_BK)
+        return take_for_sure(np.where(inputs.uniform_B < rate_B, dearest, 0), inputs)
 
 
 @dataclass
@@ -112,7 +120,7 @@ class FirstDearPolicy:
         early_B = self.turn_B[inputs.lane_B] < self.steps
         self.turn_B[inputs.lane_B] += 1
         dearest = inputs.mask_BK.shape[1] - 1
-        return take_for_sure(np.where(early_B, dearest, 0), inputs.mask_BK)
+        return take_for_sure(np.where(early_B, dearest, 0), inputs)
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ class CascadePolicy:
         """Choose by confidence."""
         doubt_B = inputs.features_BF[:, self.confidence_column] < self.threshold
         dearest = inputs.mask_BK.shape[1] - 1
-        return take_for_sure(np.where(doubt_B, dearest, 0), inputs.mask_BK)
+        return take_for_sure(np.where(doubt_B, dearest, 0), inputs)
 
 
 def compute_sigma(answers: tuple[str, ...]) -> float:
@@ -162,7 +170,7 @@ class SigmaPolicy:
         """Choose by the task's sigma."""
         dearest = inputs.mask_BK.shape[1] - 1
         sigma_B = np.array([self.sigma_Q.get(int(task), 1.0) for task in inputs.task_index_B])
-        return take_for_sure(np.ceil(sigma_B * dearest).astype(np.int64), inputs.mask_BK)
+        return take_for_sure(np.ceil(sigma_B * dearest).astype(np.int64), inputs)
 
 
 @dataclass
@@ -202,7 +210,7 @@ class LinUCBPolicy:
         variance_BK = np.einsum("bf,kfg,bg->bk", x_BF, inverse_KFF, x_BF)
         score_BK = x_BF @ theta_KF.T + self.alpha * np.sqrt(np.maximum(variance_BK, 0.0))
         action_B = np.where(inputs.mask_BK, score_BK, -np.inf).argmax(axis=1)
-        return take_for_sure(action_B, inputs.mask_BK)
+        return take_for_sure(action_B, inputs)
 
     def learn(self, batch: Batch, reward_B: FloatArray) -> None:
         """Credit the free decisions of a batch with their episodes' rewards (NaN: left out)."""
@@ -232,7 +240,7 @@ class ScriptedPolicy:
         """Choose as written; after the end of a script its last executor goes on."""
         turn_B = np.minimum(self.turn_B[inputs.lane_B], self.action_BT.shape[1] - 1)
         self.turn_B[inputs.lane_B] += 1
-        return take_for_sure(self.action_BT[inputs.row_B, turn_B], inputs.mask_BK)
+        return take_for_sure(self.action_BT[inputs.row_B, turn_B], inputs)
 
 
 @dataclass(frozen=True)
@@ -247,4 +255,4 @@ class AdvisedPolicy:
     def decide(self, inputs: StepInputs) -> Decisions:
         """Choose as advised."""
         assert inputs.advised_B is not None  # the driver asks the worlds for this policy
-        return take_for_sure(inputs.advised_B, inputs.mask_BK)
+        return take_for_sure(inputs.advised_B, inputs)

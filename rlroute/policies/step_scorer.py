@@ -6,7 +6,10 @@
 
 d_k describes executor k (`rlroute.worlds.base.describe_executors` and the world's own columns), so
 executors can be added and repriced without another network. W starts at zero: the first policy is
-uniform, or leans to the dear (price_bias > 0) or the cheap (< 0) executors.
+uniform, or leans to the dear (price_bias > 0) or the cheap (< 0) executors. Where the world shows
+estimates of what each executor's step earns and costs, the policy may start from them (`start`):
+
+    logit_BK += sharpness * (expected_BK - cost weight * charge_BK)
 
 It leaves out sampling and every training library.
 """
@@ -29,21 +32,38 @@ from rlroute.policies.stepwise import StepInputs
 RANK_COLUMN = 2  # of the executors' features, see `describe_executors`
 
 
+class EstimateColumns(StrictModel):
+    """Where among the features the K estimates of score and of cost begin, and their sharpness."""
+
+    expected: int = Field(ge=0)
+    charge: int = Field(ge=0)
+    sharpness: float = Field(gt=0, allow_inf_nan=False)
+
+
 class StepScorerConfig(StrictModel):
-    """Shape of the network: F features, D features of an executor, H hidden units (0: logistic)."""
+    """Shape of the network: F features, D features of an executor, H hidden units (0: logistic).
+
+    The critic has `value_heads` heads over one hidden layer; the first is the actor's.
+    """
 
     features: int = Field(ge=1)
     described: int = Field(ge=RANK_COLUMN + 1)
     hidden: int = Field(default=64, ge=0)
     price_bias: float = Field(default=0.0, allow_inf_nan=False)
+    start: EstimateColumns | None = None
+    value_heads: int = Field(default=1, ge=1)
 
 
 @dataclass(frozen=True)
 class StepScores:
-    """Logits [N, K] (minus infinity where masked) and values [N] of N decisions."""
+    """Logits [N, K] (minus infinity where masked) and values [N] of N decisions.
+
+    `value_BV` holds those of all heads of a critic that has several, the first being `value_B`.
+    """
 
     logits_BK: Tensor
     value_B: Tensor
+    value_BV: Tensor | None = None
 
     @property
     def logp_BK(self) -> Tensor:
@@ -66,7 +86,7 @@ class StepScorer(nn.Module):
         inner = hidden or width + 1  # a logistic policy has a bias beside its features
         self.executor_tower = nn.Linear(config.described, inner, bias=False)
         self.value_head = nn.Sequential(
-            nn.Linear(width, VALUE_WIDTH), nn.Tanh(), nn.Linear(VALUE_WIDTH, 1)
+            nn.Linear(width, VALUE_WIDTH), nn.Tanh(), nn.Linear(VALUE_WIDTH, config.value_heads)
         )
         for layer in (self.executor_tower, self.value_head[2]):
             for parameter in layer.parameters():
@@ -87,8 +107,14 @@ class StepScorer(nn.Module):
         scale = 1 / math.sqrt(self.config.hidden or 1)
         logits_BK = hidden_BH @ self.executor_tower(candidate_features_KD).T * scale
         logits_BK = logits_BK + self.config.price_bias * candidate_features_KD[:, RANK_COLUMN]
-        value_B: Tensor = self.value_head(x_BF).squeeze(1)
-        return StepScores(logits_BK.masked_fill(~mask_BK, -math.inf), value_B)
+        if (start := self.config.start) is not None:
+            executors = len(candidate_features_KD)
+            expected_BK = features_BF[:, start.expected : start.expected + executors]
+            charge_BK = features_BF[:, start.charge : start.charge + executors]
+            utility_BK = expected_BK - cost_weight_B[:, None] * charge_BK
+            logits_BK = logits_BK + start.sharpness * utility_BK
+        value_BV: Tensor = self.value_head(x_BF)
+        return StepScores(logits_BK.masked_fill(~mask_BK, -math.inf), value_BV[:, 0], value_BV)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ class StepInputs:
     [0, 1) is all the chance that the decisions may use. `texts` has an entry for each of the B
     lanes; it is empty for worlds that are arrays only. `task_index_B` says which task of the split
     a lane plays: for baselines that look something up, never for a policy that is to meet other
-    tasks. `advised_B` is what the world's best policy would choose, where it was asked for.
+    tasks. `advised_B` is what the world's best policy would choose, where it was asked for. `rest`
+    is who ends an episode, in worlds that have one (`rlroute.worlds.base.RestingWorld`).
     """
 
     lane_B: IntArray
@@ -42,6 +43,7 @@ class StepInputs:
     uniform_B: npt.NDArray[np.float64]
     texts: Sequence[str] = ()
     advised_B: IntArray | None = None
+    rest: int | None = None
 
 
 class StepPolicy(Protocol):

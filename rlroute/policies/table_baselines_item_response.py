@@ -6,7 +6,7 @@ the best utility, and Chebyshev's, which keeps the worse of both objectives smal
 
 What it leaves out: abilities per topic: here the ablest candidate is the ablest for every query,
 so at cost weight 0 it takes all. Adding a candidate by a few queries (`compute_information` says
-which tell most) is the caller's.
+which tell most, `estimate_ability` what they say) is the caller's.
 
 How to use: `PredictThenOptimise(ScoreWithCost(ItemResponse(train, val), ridge), train)`.
 """
@@ -68,12 +68,15 @@ class ItemResponse:
         scaled_QF = (features_QF - self.center_F) / self.scale
         return np.hstack((scaled_QF, np.ones((len(features_QF), 1))))
 
-    def predict_score(self, features_QF: FloatArray) -> Float64Array:
-        """Return the chance of success [Q, K]."""
+    def describe(self, features_QF: FloatArray) -> tuple[Float64Array, Float64Array, Float64Array]:
+        """Return discrimination [Q] and difficulty [Q] of queries, and the abilities [K]."""
         discrimination_E, difficulty_E, ability_K = self.weights
         features_QE = self.extend(features_QF)
-        discrimination_Q = soften(features_QE @ discrimination_E)
-        return compute_success(discrimination_Q, features_QE @ difficulty_E, ability_K)
+        return soften(features_QE @ discrimination_E), features_QE @ difficulty_E, ability_K
+
+    def predict_score(self, features_QF: FloatArray) -> Float64Array:
+        """Return the chance of success [Q, K]."""
+        return compute_success(*self.describe(features_QF))
 
 
 def compute_success(
@@ -94,6 +97,32 @@ def compute_information(
     success_QK = compute_success(discrimination_Q, difficulty_Q, ability_K)
     slope_Q1 = np.asarray(discrimination_Q, np.float64)[:, None]
     return slope_Q1**2 * success_QK * (1 - success_QK)
+
+
+def estimate_ability(
+    discrimination_N: npt.ArrayLike,
+    difficulty_N: npt.ArrayLike,
+    score_N: npt.ArrayLike,
+    mean: float,
+    spread: float,
+) -> float:
+    """Return the likeliest ability of a candidate that scored so on N queries.
+
+    Abilities are taken to lie around `mean` with a standard deviation of `spread`, so that a few
+    calls, all right or all wrong, give a finite one. Newton's method on a concave function.
+    """
+    slope_N = np.asarray(discrimination_N, np.float64)
+    difficulty_N, score_N = np.asarray(difficulty_N, np.float64), np.asarray(score_N, np.float64)
+    precision, ability = 1 / max(spread, 1e-6) ** 2, mean
+    for _ in range(100):
+        success_N = squash(slope_N * (ability - difficulty_N))
+        pull = float((slope_N * (score_N - success_N)).sum() - precision * (ability - mean))
+        information = float((slope_N**2 * success_N * (1 - success_N)).sum()) + precision
+        step = float(np.clip(pull / information, -1.0, 1.0))
+        ability += step
+        if abs(step) < 1e-9:
+            break
+    return ability
 
 
 def squash(value: npt.ArrayLike) -> Float64Array:

@@ -7,6 +7,10 @@
     logit_BK   = action_BA . (W_tier d_mk) / sqrt(A)         or  W_out action_BA  (head: outputs)
     value_B    = another relu layer and a linear one over hidden_BH
 
+With a start (`rlroute.policies.tier_profiles`) sharpness * start_BK is added to the logits: the
+first policy then plays what was best on similar train questions, and the network is a correction
+of it, which weight decay pulls to none.
+
 All is shared by the modules; v starts at the embedding of the module's description. d_mk describes
 tier k of module m: its place among the tiers and what it costs, so that tiers can be added and
 repriced without another network; W_tier starts at zero, so the first policy is uniform.
@@ -27,16 +31,19 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from rlroute.config import StrictModel
 from rlroute.policies.decision import Decisions, sample_actions
 from rlroute.policies.step_scorer import StepScores
+from rlroute.policies.tier_profiles import TierProfiles, TierStart, TierStartShape
 from rlroute.policies.tierwise import TierInputs
 from rlroute.types import FloatArray, UsdArray
 
 TIER_WIDTH = 4
+# Where the extras of `rlroute.envs.memory_tiers` hold what a start from profiles reads.
+LOG_WEIGHT_PLACE, CHOSEN_PLACE = 1, 3
 Head = Literal["described", "outputs"]
 Extras = Literal["all", "none"]
 
@@ -53,6 +60,18 @@ class TierScorerConfig(StrictModel):
     head: Head = "described"
     read_extras: Extras = "all"
     unit_variance: bool = True
+    start: TierStartShape | None = None
+
+    @model_validator(mode="after")
+    def check_start(self) -> TierScorerConfig:
+        """Refuse a start that is not of these modules, or could not see what it reads."""
+        if self.start is None:
+            return self
+        if len(self.start.counts) != self.modules or max(self.start.counts) != self.tiers:
+            raise ValueError("start.counts: must name the tiers of each module")
+        if self.read_extras == "none":
+            raise ValueError("start: reads the cost weight, so it needs read_extras: all")
+        return self
 
     @property
     def read_width(self) -> int:
@@ -84,6 +103,9 @@ class TierScorer(nn.Module):
         self.tier_features_MKD: Tensor
         shape = (config.modules, config.tiers, TIER_WIDTH)
         self.register_buffer("tier_features_MKD", torch.zeros(shape))
+        self.start: TierStart | None = None
+        if config.start is not None:
+            self.start = TierStart(config.start, width)
         self.initialise()
 
     def initialise(self) -> None:
@@ -103,6 +125,11 @@ class TierScorer(nn.Module):
             self.module_vectors_ME.copy_(torch.as_tensor(description_ME))
             self.tier_features_MKD.copy_(torch.as_tensor(tier_features_MKD))
 
+    def begin_from(self, profiles: TierProfiles) -> None:
+        """Set the profiles that a policy with a start begins from."""
+        assert self.start is not None
+        self.start.set_profiles(profiles)
+
     def forward(self, features_NF: Tensor, module_N: Tensor, mask_NK: Tensor) -> StepScores:
         """Score K tiers for N decisions, each of a module."""
         config = self.config
@@ -120,7 +147,25 @@ class TierScorer(nn.Module):
             logits_NK = torch.einsum("na,nka->nk", action_NA, tier_MKA[module_N])
             logits_NK = logits_NK / math.sqrt(config.action_hidden)
         value_N: Tensor = self.value_output(self.value_layer(hidden_NH)).squeeze(1)
+        if self.start is not None:
+            logits_NK = logits_NK + self.start.shape.sharpness * self.find_start(
+                features_NF, module_N, self.start
+            )
         return StepScores(logits_NK.masked_fill(~mask_NK, -math.inf), value_N)
+
+    def find_start(self, features_NF: Tensor, module_N: Tensor, start: TierStart) -> Tensor:
+        """Return what the tiers are worth by the profiles [N, K]."""
+        config = self.config
+        extras_NX = features_NF[:, 2 * config.dimension :]
+        tiers = config.modules * config.tiers
+        chosen_NJ = extras_NX[:, CHOSEN_PLACE : CHOSEN_PLACE + tiers]
+        found_NK: Tensor = start(
+            features_NF[:, : config.dimension],
+            torch.expm1(extras_NX[:, LOG_WEIGHT_PLACE]),
+            chosen_NJ.reshape(-1, config.modules, config.tiers),
+            module_N,
+        )
+        return found_NK
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,7 @@ def build_batch(
         group_B=plan.group_B,
         policy_version=policy_version,
         dropped=sum(trajectory.failure is not None for trajectory in trajectories),
+        role_B=plan.role_B,
     )
 
 

@@ -23,7 +23,7 @@ from rlroute.envs.base import Environment, Step
 from rlroute.policies.decision import ActingPolicy
 from rlroute.pool.base import Pool
 from rlroute.rollout.batching import build_batch
-from rlroute.rollout.plan import EpisodePlan, draw_action_uniform
+from rlroute.rollout.plan import FREE, EpisodePlan, draw_action_uniform, narrow_to_forced
 from rlroute.types import (
     Batch,
     Decision,
@@ -192,11 +192,12 @@ async def gather_or_cancel(works: Sequence[Coroutine[Any, Any, ResultT]]) -> lis
 
 @dataclass
 class FeatureAgent:
-    """One episode of a policy that chooses a candidate from features."""
+    """One episode of a policy that chooses a candidate from features, unless one is forced."""
 
     policy: ActingPolicy
     action_seed: int
     turn: int = 0
+    forced_arm: int = FREE
 
     async def decide(self, observation: Observation) -> tuple[int, Decision]:
         """Ask the policy for one decision."""
@@ -205,7 +206,7 @@ class FeatureAgent:
         decisions = self.policy.decide(
             observation.features_F[None],
             observation.candidate_features_KD,
-            observation.mask_K[None],
+            narrow_to_forced(observation.mask_K[None], np.array([self.forced_arm])),
             np.array([observation.cost_weight], dtype=np.float32),
             np.array([uniform]),
         )
@@ -231,7 +232,8 @@ async def run_plan(
     """Run a feature policy over a plan and return the batch, in the plan's order."""
 
     def start_agent(row: int, attempt: int) -> FeatureAgent:
-        return FeatureAgent(policy, int(plan.action_seed_B[row]))
+        forced = FREE if plan.forced_arm_B is None else int(plan.forced_arm_B[row])
+        return FeatureAgent(policy, int(plan.action_seed_B[row]), forced_arm=forced)
 
     trajectories = await run_episodes(
         make_environment, start_agent, pool, queries, plan, on_failure="retry", retries=retries

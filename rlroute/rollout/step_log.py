@@ -12,7 +12,8 @@ from rlroute.envs.step_budget import TERMS, StepBudget
 from rlroute.envs.step_budget_vector import StepBudgetVector
 from rlroute.policies.decision import Decisions
 from rlroute.policies.stepwise import StepInputs, StepPolicy
-from rlroute.rollout.step_plan import FREE, StepPlan
+from rlroute.rollout.plan import FREE
+from rlroute.rollout.step_plan import StepPlan
 from rlroute.types import REFERENCE, Batch, BoolArray, Conversations, EpisodeEnds, IntArray
 
 

@@ -19,11 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlroute.rollout.plan import EpisodePlan, plan_episodes, shorten
+from rlroute.rollout.plan import FREE, EpisodePlan, plan_episodes, shorten
 from rlroute.seeding import mix
 from rlroute.types import FORCED, MEMBER, REFERENCE, IntArray
-
-FREE = -1  # no executor is forced
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@
 coroutine per episode where executors live behind a pool, so that nobody waits for another's reply.
 Both make the same episodes of the same plan.
 
-A forced executor that may not act gives way to the allowed one nearest to it in price. An episode
-in which a call failed is played again, and after `retries` failures it is dropped: its reward terms
-are undefined, and it is never learnt from.
+A forced executor that may not act gives way to the allowed one nearest to it in price, or to the
+one that ends the episode where a world has one. An episode in which a call failed is played again,
+and after `retries` failures it is dropped: its reward terms are undefined, and it is never learnt
+from.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from rlroute.policies.step_baselines import AdvisedPolicy, find_nearest
 from rlroute.policies.stepwise import ReadingPolicy, StepInputs, StepPolicy
 from rlroute.pool.base import Pool
 from rlroute.rollout.engine import gather_or_cancel
-from rlroute.rollout.plan import draw_action_uniform
+from rlroute.rollout.plan import FREE, draw_action_uniform
 from rlroute.rollout.step_log import EpisodeLog
-from rlroute.rollout.step_plan import FREE, StepPlan
+from rlroute.rollout.step_plan import StepPlan
 from rlroute.types import (
     Batch,
     BoolArray,
@@ -38,9 +39,10 @@ from rlroute.types import (
     Reply,
     RLRouteError,
 )
+from rlroute.worlds.base import ArrayWorld, RestingWorld, World
 
 
-def narrow_mask(forced_arm_B: IntArray, mask_BK: BoolArray) -> BoolArray:
+def narrow_mask(forced_arm_B: IntArray, mask_BK: BoolArray, rest: int | None = None) -> BoolArray:
     """Return the mask under which a policy decides [B, K]: a forced lane is left one executor.
 
     So a policy takes what is forced with probability 1 and knows that it was taken.
@@ -48,9 +50,14 @@ def narrow_mask(forced_arm_B: IntArray, mask_BK: BoolArray) -> BoolArray:
     forced_B = forced_arm_B != FREE
     if not forced_B.any():
         return mask_BK
-    nearest_B = find_nearest(np.where(forced_B, forced_arm_B, 0), mask_BK)
+    nearest_B = find_nearest(np.where(forced_B, forced_arm_B, 0), mask_BK, rest)
     only_BK = np.arange(mask_BK.shape[1]) == nearest_B[:, None]
     return np.where(forced_B[:, None], only_BK, mask_BK)
+
+
+def find_rest(world: World | ArrayWorld) -> int | None:
+    """Return who ends an episode; None in worlds that have nobody for it."""
+    return world.rest if isinstance(world, RestingWorld) else None
 
 
 # --- Array worlds ---------------------------------------------------------------------------------
@@ -75,7 +82,7 @@ def collect_lanes(policy: StepPolicy, environment: StepBudgetVector, plan: StepP
     log = EpisodeLog(plan, environment)
     log.cap_B[:] = environment.config.budget.draw_caps(plan.episodes.episode_seed_B)
     policy.start(lanes)
-    row_N = np.arange(lanes)
+    row_N, rest = np.arange(lanes), find_rest(environment.world)
     turn = 0
     while len(row_N):
         mask_NK = observation["mask"][row_N].astype(np.bool_)
@@ -85,9 +92,10 @@ def collect_lanes(policy: StepPolicy, environment: StepBudgetVector, plan: StepP
             task_index_B=plan.episodes.query_index_B[row_N],
             features_BF=observation["features"][row_N],
             candidate_features_KD=environment.world.executor_features_KD,
-            mask_BK=narrow_mask(plan.forced_arm_B[row_N], mask_NK),
+            mask_BK=narrow_mask(plan.forced_arm_B[row_N], mask_NK, rest),
             cost_weight_B=observation["cost_weight"][row_N, 0],
             uniform_B=plan.episodes.draw_action_uniforms(turn)[row_N],
+            rest=rest,
         )
         taken = policy.decide(inputs)
         log.note(row_N, turn, inputs, mask_NK, taken)
@@ -96,7 +104,7 @@ def collect_lanes(policy: StepPolicy, environment: StepBudgetVector, plan: StepP
         observation, _, ended_B, _, info = environment.step(action_B)
         over_N = row_N[ended_B[row_N]]
         for name, value_B in info["reward_terms"].items():
-            log.terms[name][over_N, turn] = value_B[over_N]
+            log.terms[name][row_N, turn] = value_B[row_N]
         log.score_B[over_N], log.cost_usd_B[over_N] = (
             info["score"][over_N],
             info["cost_usd"][over_N],
@@ -224,17 +232,19 @@ def decide_together(
     row_N = np.array([side.row for side in sides])
     observations = [side.observation for side in sides]
     mask_NK = np.stack([one.mask_K for one in observations])
+    rest = find_rest(sides[0].environment.world)
     inputs = StepInputs(
         lane_B=lane_N,
         row_B=row_N,
         task_index_B=plan.episodes.query_index_B[row_N],
         features_BF=np.stack([one.features_F for one in observations]),
         candidate_features_KD=log.candidate_features_KD,
-        mask_BK=narrow_mask(plan.forced_arm_B[row_N], mask_NK),
+        mask_BK=narrow_mask(plan.forced_arm_B[row_N], mask_NK, rest),
         cost_weight_B=np.array([one.cost_weight for one in observations], dtype=np.float32),
         uniform_B=draw_action_uniform(plan.episodes.action_seed_B[row_N], turn),
         texts=[one.text for one in observations],
         advised_B=find_advice(sides) if isinstance(policy, AdvisedPolicy) else None,
+        rest=rest,
     )
     taken = policy.decide(inputs)
     log.note(row_N, turn, inputs, mask_NK, taken)

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlroute.envs.single_turn_vector import SingleTurnVector
 from rlroute.policies.decision import ActingPolicy
-from rlroute.rollout.plan import EpisodePlan
+from rlroute.rollout.plan import EpisodePlan, narrow_to_forced
 from rlroute.types import Batch
 
 
@@ -31,7 +31,7 @@ def collect_batch(policy: ActingPolicy, environment: SingleTurnVector, plan: Epi
     decisions = policy.decide(
         features_BF,
         environment.data.candidate_features_KD,
-        mask_BK,
+        narrow_to_forced(mask_BK, plan.forced_arm_B),
         cost_weight_B,
         plan.draw_action_uniforms(turn=0),
     )
@@ -51,4 +51,5 @@ def collect_batch(policy: ActingPolicy, environment: SingleTurnVector, plan: Epi
         group_B=plan.group_B,
         policy_version=policy.version,
         outcome_terms_BK=info.get("outcome_terms"),
+        role_B=plan.role_B,
     )

@@ -22,8 +22,6 @@ import torch
 
 from rlroute.config import redact
 from rlroute.data.prepare import PreparedTable, prepare_table
-from rlroute.data.table import read_table
-from rlroute.data.task_splits import split_table
 from rlroute.envs.single_turn import CostWeightConfig, build_reward_stack
 from rlroute.envs.single_turn_vector import SingleTurnVector
 from rlroute.evaluation.evaluate import compute_validation_metrics, evaluate_policies
@@ -31,19 +29,32 @@ from rlroute.evaluation.figures import draw_frontier
 from rlroute.extras import require
 from rlroute.files import write_atomic
 from rlroute.policies.decision import GreedyPolicy, SamplingPolicy
+from rlroute.policies.kernel_start import fit_kernel_start
+from rlroute.policies.margin import assign_folds, measure_margin
 from rlroute.policies.mlp import CandidateScorer
-from rlroute.rollout.plan import EpisodePlan, plan_episodes
+from rlroute.rollout.plan import EpisodePlan, force_arms, plan_episodes
 from rlroute.rollout.vector import collect_batch
 from rlroute.seeding import derive_seed
 from rlroute.tracking import Tracker
 from rlroute.trainers.checkpoint import TrainingState
+from rlroute.trainers.growing_groups import build_prior, collect_growing
 from rlroute.trainers.learner import Learner, score_candidates
-from rlroute.trainers.loop import check_distribution, check_processes, run_loop
+from rlroute.trainers.log_problem import LogProblem
+from rlroute.trainers.loop import Problem, check_distribution, check_processes, run_loop
 from rlroute.trainers.metrics import describe_decisions, describe_episodes, summarise_batch
-from rlroute.trainers.recipe import ExpectedGradientConfig, OptimiserConfig, Recipe
+from rlroute.trainers.recipe import (
+    ExpectedGradientConfig,
+    OptimiserConfig,
+    PriorGRPOConfig,
+    Recipe,
+    TableGRPOConfig,
+    has_critic,
+)
 from rlroute.trainers.run_folder import (
+    Run,
     clear_folder,
     make_scorer_config,
+    open_table,
     read_run,
     save_best,
     start_run_folder,
@@ -74,9 +85,17 @@ def train(
         clear_folder(folder, overwrite=overwrite)
         write_run(recipe, folder, accelerator, command)
     accelerator.wait_for_everyone()
-    prepared = read_run(folder).prepared  # what was written is what is used, by every process
-    learner = make_learner(recipe, prepared, accelerator)
-    return run_loop(TableProblem(recipe, prepared, learner), learner, folder, resume=resume)
+    run = read_run(folder)  # what was written is what is used, by every process
+    learner = make_learner(recipe, run.prepared, accelerator)
+    return run_loop(make_problem(recipe, run, learner), learner, folder, resume=resume)
+
+
+def make_problem(recipe: Recipe, run: Run, learner: Learner) -> Problem:
+    """Return the problem of a recipe: a table that is tried out, or a log."""
+    if run.propensities is None:
+        return TableProblem(recipe, run.prepared, learner)
+    sweep = make_cost_weights(recipe.cost_weight, recipe.validation.cost_weights)
+    return LogProblem(recipe, run.prepared, run.propensities, sweep, plan_update)
 
 
 class TableProblem:
@@ -86,20 +105,44 @@ class TableProblem:
         self.recipe, self.prepared = recipe, prepared
         self.train_data, self.val_data = prepared.splits["train"], prepared.splits["val"]
         self.sweep = make_cost_weights(recipe.cost_weight, recipe.validation.cost_weights)
-        algorithm = recipe.algorithm
-        self.environment = SingleTurnVector(
-            self.train_data,
-            num_envs=algorithm.episodes // learner.accelerator.num_processes,
-            cost_weights=recipe.cost_weight,
-            feedback="full" if isinstance(algorithm, ExpectedGradientConfig) else "bandit",
-        )
+        self.environment: SingleTurnVector | None = None
+        self.prior = None
+        if isinstance(recipe.algorithm, PriorGRPOConfig):
+            self.prior = build_prior(self.train_data, prepared.centroids_CF)
 
     def collect(self, learner: Learner, update: int) -> Batch:
         """Decide for this process's queries of the update."""
-        queries = len(self.train_data.features_QF)
-        plan = plan_update(self.recipe, update, queries, learner.accelerator)
+        algorithm, data = self.recipe.algorithm, self.train_data
+        arms = len(data.table.candidates)
+        forced = algorithm.forced_arms if isinstance(algorithm, TableGRPOConfig) else 0
+        size = algorithm.group_size + arms * forced
+        if isinstance(algorithm, PriorGRPOConfig):
+            size = algorithm.max_group_size
+        queries = len(data.features_QF)
+        plan = plan_update(self.recipe, update, queries, learner.accelerator, size)
+        if forced:
+            plan = force_arms(plan, arms, forced, data.table.present_QK)
         policy = SamplingPolicy(learner.scorer.eval(), version=update)
-        return collect_batch(policy, self.environment, plan)
+
+        def play(part: EpisodePlan) -> Batch:
+            return collect_batch(policy, self.make_environment(len(part.group_B)), part)
+
+        if not isinstance(algorithm, PriorGRPOConfig):
+            return play(plan)
+        assert self.prior is not None
+        return collect_growing(play, plan, self.prior, learner, algorithm)
+
+    def make_environment(self, lanes: int) -> SingleTurnVector:
+        """Return an environment with so many lanes; the last one is kept."""
+        if self.environment is None or self.environment.num_envs != lanes:
+            full = isinstance(self.recipe.algorithm, ExpectedGradientConfig)
+            self.environment = SingleTurnVector(
+                self.train_data,
+                num_envs=lanes,
+                cost_weights=self.recipe.cost_weight,
+                feedback="full" if full else "bandit",
+            )
+        return self.environment
 
     def summarise(self, learner: Learner, batch: Batch) -> dict[str, float]:
         """Return the batch's metrics."""
@@ -107,8 +150,10 @@ class TableProblem:
 
     def validate(self, learner: Learner) -> dict[str, float]:
         """Measure the greedy policy on val."""
-        policy = GreedyPolicy(learner.scorer.eval())
-        found = compute_validation_metrics(policy, self.val_data, self.sweep)
+        scorer: CandidateScorer = learner.scorer.eval()
+        found = compute_validation_metrics(GreedyPolicy(scorer), self.val_data, self.sweep)
+        if scorer.config.margin:
+            found["margin"] = float(scorer.margin)
         return {f"eval/{name}": value for name, value in found.items()}
 
     def describe_episodes(self, batch: Batch, count: int) -> list[dict[str, Any]]:
@@ -139,10 +184,21 @@ class TableProblem:
         tracker.mirror_table("decisions", describe_decisions(policy, self.val_data, weights))
 
 
+def find_margin(recipe: Recipe, prepared: PreparedTable) -> float:
+    """Return the margin that the policy serves with: as given, or measured on the train split."""
+    margin = recipe.policy.margin
+    if margin != "unseen_tasks":
+        return margin
+    train_data, centroids_CF = prepared.splits["train"], prepared.centroids_CF
+    return measure_margin(train_data, centroids_CF, recipe.policy.kernel, seed=recipe.seed)
+
+
 def write_run(recipe: Recipe, folder: Path, accelerator: Any, command: str) -> None:
     """Fit what is fitted before training and write the run folder."""
-    table = split_table(read_table(recipe.table), recipe.split)
+    table = open_table(recipe).table
     prepared = prepare_table(table, recipe.encoder, recipe.profile, recipe.seed)
+    if recipe.policy.margin == "unseen_tasks":
+        assign_folds(prepared.splits["train"])  # refuses too few tasks before anything is written
     facts = {
         "command": redact(command),
         "processes": accelerator.num_processes,
@@ -158,7 +214,13 @@ def make_learner(recipe: Recipe, prepared: PreparedTable, accelerator: Any) -> L
         torch.manual_seed(derive_seed(recipe.seed, "weights"))
         scorer = CandidateScorer(config)
     scorer.centroids_CF.copy_(torch.as_tensor(prepared.centroids_CF))
-    scorer.value_head.requires_grad_(recipe.algorithm.kind == "ppo")  # the others have no critic
+    if recipe.policy.kernel is not None:
+        start = fit_kernel_start(prepared.splits["train"], recipe.policy.kernel, recipe.seed)
+        scorer.anchors_MF.copy_(torch.as_tensor(start.anchors_MF))
+        scorer.start_MD.copy_(torch.as_tensor(start.weight_MD))
+    if config.margin:
+        scorer.margin.fill_(find_margin(recipe, prepared))
+    scorer.value_head.requires_grad_(has_critic(recipe.algorithm))
     settings: OptimiserConfig = recipe.optimiser
     optimiser = torch.optim.AdamW(
         [parameter for parameter in scorer.parameters() if parameter.requires_grad],
@@ -170,15 +232,20 @@ def make_learner(recipe: Recipe, prepared: PreparedTable, accelerator: Any) -> L
     return Learner(accelerator, model, optimiser, score_candidates, rewards, recipe)
 
 
-def plan_update(recipe: Recipe, update: int, queries: int, accelerator: Any) -> EpisodePlan:
-    """Return this process's slice of the update's episodes."""
-    size = recipe.algorithm.group_size
+def plan_update(
+    recipe: Recipe, update: int, queries: int, accelerator: Any, group_size: int | None = None
+) -> EpisodePlan:
+    """Return this process's slice of the update's episodes.
+
+    `group_size` is how many a group may come to hold, where that is not the algorithm's own.
+    """
+    algorithm = recipe.algorithm
     plan = plan_episodes(
         recipe.seed,
         update,
         queries=queries,
-        groups=recipe.algorithm.episodes // size,
-        group_size=size,
+        groups=algorithm.episodes // algorithm.group_size,
+        group_size=group_size or algorithm.group_size,
     )
     return plan.select_part(accelerator.process_index, accelerator.num_processes)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -90,10 +91,23 @@ class Learner:
     micro_batch: int | None = None
     reference: torch.nn.Module | None = None
 
-    @property
+    @cached_property  # Accelerate reads the metadata of packages at every call
     def scorer(self) -> Any:
         """The policy without the wrapper that exchanges gradients."""
         return self.accelerator.unwrap_model(self.model)
+
+
+def gather_rows(accelerator: Any, value_B: Tensor) -> tuple[IntArray, IntArray]:
+    """Return a whole number per row of all processes [E], in their order, and rows per process [P].
+
+    Processes may hold different numbers of rows.
+    """
+    count_1 = torch.tensor([len(value_B)], device=value_B.device)
+    rows_P = accelerator.gather(count_1).cpu().numpy()
+    padded = accelerator.gather(accelerator.pad_across_processes(value_B))
+    padded_PR = padded.cpu().numpy().reshape(len(rows_P), -1)
+    inside_PR = np.arange(padded_PR.shape[1]) < rows_P[:, None]
+    return padded_PR[inside_PR], rows_P
 
 
 def score_candidates(learner: Learner, batch: Batch, part: MinibatchPart) -> DecisionScores:
@@ -103,13 +117,19 @@ def score_candidates(learner: Learner, batch: Batch, part: MinibatchPart) -> Dec
     mask_CH = draw_dropout_mask(part.total, learner.scorer.config, generator)
     mask_BH = None
     if mask_CH is not None:  # one mask for all steps of an episode
-        mask_BH = mask_CH[part.place_B].to(device).repeat_interleave(steps, dim=0)
+        whole = len(part.place_B) == part.total
+        mask_BH = repeat_rows((mask_CH if whole else mask_CH[part.place_B]).to(device), steps)
     rows_B = part.rows_B
     scores: DecisionScores = learner.model(
         torch.as_tensor(batch.features_BTF[rows_B], device=device).flatten(0, 1),
         torch.as_tensor(batch.candidate_features_KD, device=device),
         torch.as_tensor(batch.mask_BTK[rows_B], device=device).flatten(0, 1),
-        torch.as_tensor(batch.cost_weight_B[rows_B], device=device).repeat_interleave(steps),
+        repeat_rows(torch.as_tensor(batch.cost_weight_B[rows_B], device=device), steps),
         mask_BH,
     )
     return scores
+
+
+def repeat_rows(value_B: Tensor, steps: int) -> Tensor:
+    """Return each row once per step; itself where there is one step."""
+    return value_B if steps == 1 else value_B.repeat_interleave(steps, dim=0)

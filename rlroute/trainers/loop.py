@@ -42,7 +42,10 @@ class Problem(Protocol):
         """Return this process's episodes of an update."""
 
     def summarise(self, learner: Learner, batch: Batch) -> dict[str, float]:
-        """Return the batch's metrics over all processes, `cost/usd_per_query` among them."""
+        """Return the batch's metrics over all processes, `cost/usd_per_query` among them.
+
+        Where episodes beside the policy's own were paid for, `cost/usd_update` is what all cost.
+        """
 
     def validate(self, learner: Learner) -> dict[str, float]:
         """Measure the greedy policy on val; names begin with `eval/`."""
@@ -90,7 +93,8 @@ def run_loop(
                 "time/rollout": collected - started,
                 "time/update": time.perf_counter() - collected,
             }
-            cost_usd = metrics["cost/usd_per_query"] * recipe.algorithm.episodes
+            own_usd = metrics["cost/usd_per_query"] * recipe.algorithm.episodes
+            cost_usd = metrics.get("cost/usd_update", own_usd)  # said where there are others too
             state = dataclasses.replace(
                 state, update=update + 1, cost_usd_total=state.cost_usd_total + cost_usd
             )

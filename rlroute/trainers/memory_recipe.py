@@ -17,6 +17,7 @@ from rlroute.envs.single_turn import CostWeightConfig
 from rlroute.memory.config import PipelineConfig
 from rlroute.memory.datasets import MemoryDataConfig
 from rlroute.memory.open import MemoryModelsConfig
+from rlroute.policies.tier_profiles import TierProfileConfig
 from rlroute.policies.tier_scorer import Extras, Head
 from rlroute.rewards.memory import MemoryRewardConfig
 from rlroute.trainers.recipe import (
@@ -35,7 +36,8 @@ from rlroute.trainers.recipe import (
 class TierPolicyConfig(StrictModel):
     """The network of `rlroute.policies.tier_scorer`.
 
-    The source's: `head: outputs, read_extras: none, unit_variance: false`.
+    The source's: `head: outputs, read_extras: none, unit_variance: false`. With `profiles` the
+    policy starts from what all assignments of tiers got on similar train questions.
     """
 
     kind: Literal["mlp"] = "mlp"
@@ -44,6 +46,7 @@ class TierPolicyConfig(StrictModel):
     head: Head = "described"
     read_extras: Extras = "all"
     unit_variance: bool = True
+    profiles: TierProfileConfig | None = None
 
 
 class MemoryPPOConfig(PPOConfig):
@@ -164,4 +167,18 @@ class MemoryRecipe(StrictModel):
             raise ValueError(
                 "policy.read_extras: none hides the cost weight; give cost_weight.min = max"
             )
+        return self
+
+    @model_validator(mode="after")
+    def check_profiles(self) -> MemoryRecipe:
+        """Refuse to start from profiles that cannot be measured or read."""
+        if self.policy.profiles is None:
+            return self
+        if isinstance(self.outcomes, LiveConfig):
+            raise ValueError(
+                "policy.profiles: are measured on a tree of all outcomes, and outcomes are live; "
+                "give outcomes.kind: tabulated, or leave the profiles out"
+            )
+        if self.policy.read_extras == "none":
+            raise ValueError("policy.profiles: need the cost weight; give read_extras: all")
         return self

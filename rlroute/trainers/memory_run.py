@@ -5,7 +5,8 @@
     loop    episodes, advantages, updates                                        trainers/loop.py
 
 What a run leaves: recipe.resolved.yaml, run.json, encoder/, audit.json, tree/ (or in
-`outcomes.folder`; live runs: module_runs.jsonl), metrics.jsonl, trajectories.jsonl, checkpoints/,
+`outcomes.folder`; live runs: module_runs.jsonl), profiles.safetensors (with `policy.profiles`),
+metrics.jsonl, trajectories.jsonl, checkpoints/,
 best/. Test questions are not touched before `rlroute evaluate` (`rlroute.memory_runs`).
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save
 from safetensors.torch import load_file
 
 from rlroute.config import dump_config, redact
@@ -29,6 +32,7 @@ from rlroute.extras import require
 from rlroute.files import write_atomic
 from rlroute.memory.outcomes import TierOutcomes
 from rlroute.memory.tree import TierTree
+from rlroute.policies.tier_profiles import TierProfiles, TierStartShape, measure_tier_profiles
 from rlroute.policies.tier_scorer import TierScorer, TierScorerConfig, describe_tiers
 from rlroute.policies.weights import load_weights
 from rlroute.rewards.memory import MemoryReward
@@ -39,7 +43,7 @@ from rlroute.trainers.learner import Learner
 from rlroute.trainers.loop import check_distribution, check_processes, run_loop
 from rlroute.trainers.memory_problem import MemoryProblem, score_tiers
 from rlroute.trainers.memory_recipe import MemoryRecipe, TierPolicyConfig
-from rlroute.trainers.memory_stage import MemoryStage, open_memory_stage, spread
+from rlroute.trainers.memory_stage import STORE_FILE, MemoryStage, open_memory_stage, spread
 from rlroute.trainers.run_folder import (
     BEST_FILE,
     BEST_FOLDER,
@@ -53,6 +57,7 @@ from rlroute.types import FloatArray, RLRouteError
 
 FORMAT_VERSION = 1
 AUDIT_FILE = "audit.json"
+PROFILES_FILE = "profiles.safetensors"
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,8 @@ def train_memory(
 ) -> TrainingState:
     """Train a policy as the recipe says and leave everything in `folder`.
 
+    `overwrite` keeps the store of a live run: what was paid for is found in it again.
+
     Raises:
         RLRouteError: data, models, tiers, an extra or the folder do not allow it.
     """
@@ -84,7 +91,7 @@ def train_memory(
     check_distribution(accelerator)
     check_processes(recipe.algorithm, accelerator.num_processes)
     if not resume and accelerator.is_main_process:
-        clear_folder(folder, overwrite=overwrite)
+        clear_folder(folder, overwrite=overwrite, keep=(STORE_FILE,))
         prepare_run(recipe, folder, accelerator, command)
     accelerator.wait_for_everyone()
     costs = read_cost_facts(folder)
@@ -92,13 +99,13 @@ def train_memory(
         train, val = stage.open_outcomes("train"), stage.open_outcomes("val")
         weights = make_cost_weights(recipe.cost_weight, recipe.validation.cost_weights)
         problem = MemoryProblem(recipe, train, val, costs.reference_usd, weights)
-        learner = make_learner(recipe, stage, costs, problem.reward, accelerator)
+        profiles = None if recipe.policy.profiles is None else read_profiles(folder)
+        learner = make_learner(recipe, stage, costs, problem.reward, accelerator, profiles)
         return run_loop(problem, learner, folder, resume=resume)
 
 
 def prepare_run(recipe: MemoryRecipe, folder: Path, accelerator: Any, command: str) -> None:
     """Fit the encoder, audit the tiers, make the trees of train and val, write the run folder."""
-    folder.mkdir(parents=True, exist_ok=True)
     facts = {
         "format_version": FORMAT_VERSION,
         "rlroute": version("rlroute"),
@@ -121,12 +128,43 @@ def prepare_run(recipe: MemoryRecipe, folder: Path, accelerator: Any, command: s
         audit = stage.audit()
         train = stage.open_outcomes("train")
         stage.open_outcomes("val")
+        reference_usd = measure_reference(stage, train)
         content = {
-            "reference_usd": measure_reference(stage, train),
+            "reference_usd": reference_usd,
             "rows": audit.to_rows(),
             "equal_costs": audit.list_equal_costs(),
         }
+        if recipe.policy.profiles is not None:
+            profiles = measure_start(recipe, train, reference_usd)
+            write_atomic(folder / PROFILES_FILE, save(asdict(profiles)))
         write_atomic(folder / AUDIT_FILE, json.dumps(content, indent=1))
+
+
+def measure_start(recipe: MemoryRecipe, train: TierOutcomes, reference_usd: float) -> TierProfiles:
+    """Return the profiles that the policy starts from, measured on the tree of train."""
+    assert isinstance(train, TierTree)  # the recipe sees to it
+    assert recipe.policy.profiles is not None
+    return measure_tier_profiles(
+        train.query_QE,
+        train.leaf_score_QL,
+        train.leaf_cost_QL,
+        reference_usd,
+        recipe.policy.profiles,
+        recipe.seed,
+    )
+
+
+def read_profiles(folder: Path) -> TierProfiles:
+    """Read the profiles of a run.
+
+    Raises:
+        RLRouteError: they are missing or torn.
+    """
+    path = folder / PROFILES_FILE
+    try:
+        return TierProfiles(**load_arrays(path))
+    except (OSError, SafetensorError, TypeError) as error:
+        raise RLRouteError(f"{path}: cannot be read ({error})") from None
 
 
 def measure_reference(stage: MemoryStage, outcomes: TierOutcomes) -> float:
@@ -174,6 +212,9 @@ def shape_scorer(
     policy: TierPolicyConfig, counts: tuple[int, ...], dimension: int
 ) -> TierScorerConfig:
     """Return the shape of the network for modules of `counts` tiers and embeddings of a width."""
+    start = None
+    if policy.profiles is not None:
+        start = TierStartShape(**policy.profiles.model_dump(), counts=counts)
     return TierScorerConfig(
         dimension=dimension,
         extras=count_extras(counts),
@@ -184,6 +225,7 @@ def shape_scorer(
         head=policy.head,
         read_extras=policy.read_extras,
         unit_variance=policy.unit_variance,
+        start=start,
     )
 
 
@@ -193,10 +235,12 @@ def make_learner(
     costs: CostFacts,
     reward: MemoryReward,
     accelerator: Any,
+    profiles: TierProfiles | None = None,
 ) -> Learner:
     """Build model and optimiser; equal seeds give equal weights on every process.
 
-    `reward` is the problem's own: its alignment moves as episodes join it.
+    `reward` is the problem's own: its alignment moves as episodes join it. `profiles` are there
+    where the recipe starts the policy from them.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "weights"))
@@ -204,6 +248,8 @@ def make_learner(
     modules = stage.pipeline.facts.modules
     descriptions: FloatArray = stage.encoder.encode([module.description for module in modules])
     scorer.describe(descriptions, describe_tiers(costs.tier_usd, costs.reference_usd))
+    if profiles is not None:
+        scorer.begin_from(profiles)
     for head in (scorer.value_layer, scorer.value_output):
         head.requires_grad_(recipe.algorithm.kind == "ppo")  # the others have no critic
     settings = recipe.optimiser

@@ -8,27 +8,34 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlroute.algorithms.groups import spread_groups
 from rlroute.data.routing_data import RoutingData
 from rlroute.evaluation.metrics import compute_selection_entropy
 from rlroute.evaluation.sampling import RoutingPolicy
 from rlroute.trainers.learner import Learner
-from rlroute.types import Batch
+from rlroute.types import FORCED, Batch
 
 
 def summarise_batch(learner: Learner, batch: Batch, data: RoutingData) -> dict[str, float]:
     """Return the metrics of a batch under their fixed names."""
-    inside_BT = batch.valid_BT
-    sums: dict[str, float] = {"steps": inside_BT.sum(), "episodes": len(inside_BT)}
+    own_B = np.ones(len(batch.group_B), dtype=np.bool_)
+    if batch.role_B is not None:
+        own_B = batch.role_B != FORCED  # what was forced says nothing of the policy
+    inside_BT = batch.valid_BT & own_B[:, None]
+    sums: dict[str, float] = {"steps": inside_BT.sum(), "episodes": own_B.sum()}
+    paid_BT = np.where(batch.valid_BT, batch.reward_terms_BT["cost"], 0.0).astype(np.float64)
+    sums["paid"] = np.nansum(paid_BT)  # by everyone, forced or not
     for name, value_BT in batch.reward_terms_BT.items():
         defined_N = value_BT[inside_BT & ~np.isnan(value_BT)].astype(np.float64)
         sums[f"{name}/sum"] = defined_N.sum()
         sums[f"{name}/squares"] = (defined_N**2).sum()
         sums[f"{name}/count"] = len(defined_N)
-    group_size = learner.recipe.algorithm.group_size
-    if group_size > 1:
+    if learner.recipe.algorithm.group_size > 1:
         reward_BT = learner.rewards.combine(batch.reward_terms_BT, batch.cost_weight_B[:, None])
-        return_NG = np.where(inside_BT, reward_BT, 0.0).sum(axis=1).reshape(-1, group_size)
+        return_B = torch.as_tensor(np.where(batch.valid_BT, reward_BT, 0.0).sum(axis=1))
+        return_NG = spread_groups(return_B, torch.as_tensor(batch.group_B)).numpy()
         sums["groups"] = len(return_NG)
+        sums["groups/members"] = len(return_B)
         sums["groups/zero_std"] = (np.nanstd(return_NG, axis=1) < 1e-8).sum()
     picks_K = np.bincount(batch.action_BT[inside_BT], minlength=len(data.table.candidates))
     sums |= {f"pick/{k}": count for k, count in enumerate(picks_K)}
@@ -59,6 +66,7 @@ def name_metrics(total: dict[str, float], batch: Batch, data: RoutingData) -> di
         metrics[f"reward/{name}/frac_undefined"] = 1 - total[f"{name}/count"] / total["steps"]
     if "groups" in total:
         metrics["group/frac_zero_std"] = total["groups/zero_std"] / total["groups"]
+        metrics["group/size_mean"] = total["groups/members"] / total["groups"]
     metrics["group/dropped"] = total["dropped"]
     share_K = np.array(
         [total[f"pick/{k}"] / total["steps"] for k in range(len(data.table.candidates))]
@@ -67,6 +75,7 @@ def name_metrics(total: dict[str, float], batch: Batch, data: RoutingData) -> di
         metrics[f"selection/share/{candidate.id}"] = float(share)
     metrics["selection/entropy"] = compute_selection_entropy(share_K)
     metrics["cost/usd_per_query"] = metrics["reward/cost/mean"] * data.cost_reference_usd
+    metrics["cost/usd_update"] = total["paid"] * data.cost_reference_usd
     return metrics
 
 

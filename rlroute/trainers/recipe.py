@@ -10,10 +10,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from rlroute.config import StrictModel
+from rlroute.data.actions import Actions
 from rlroute.data.encoders import EncoderConfig, TfidfConfig
+from rlroute.data.logs import LogsConfig
+from rlroute.data.profile_calls import Design
+from rlroute.data.route_profiles import ProfileSwitches
 from rlroute.data.routing_data import ProfileConfig
 from rlroute.data.task_splits import SplitConfig, TableSplitConfig
 from rlroute.envs.single_turn import CostWeightConfig
+from rlroute.policies.kernel_start import KernelConfig
+from rlroute.policies.margin import MarginConfig
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -23,12 +29,20 @@ ValidationMetric = Literal["aiq", "quality", "utility"]
 
 
 class PolicyConfig(StrictModel):
-    """The candidate-scoring network; see `rlroute.policies.mlp`."""
+    """The candidate-scoring network; see `rlroute.policies.mlp`.
+
+    It starts from the candidates' means per query cluster, with `kernel` from the middle of these
+    and a kernel ridge regression (`rlroute.policies.kernel_start`). `margin` is how much better
+    than the best single candidate another one must look in validation and service; `unseen_tasks`
+    measures it so that tasks never seen come to no harm (`rlroute.policies.margin`).
+    """
 
     kind: Literal["mlp"] = "mlp"
     hidden: PositiveInt = 256
     dropout: float = Field(default=0.5, ge=0, lt=1)
     sharpness: Positive = 10.0
+    kernel: KernelConfig | None = None
+    margin: MarginConfig = 0.0
 
 
 class ClippedAlgorithm(StrictModel):
@@ -89,6 +103,72 @@ class GRPOConfig(GroupAlgorithm):
     scale_by_std: bool = False
 
 
+class TableGRPOConfig(GRPOConfig):
+    """GRPO on an outcome table.
+
+    `group_size` episodes of a query are the policy's own. With `forced_arms` every candidate that
+    is allowed on the query is also asked that many times; those episodes join the group's mean (and
+    deviation) and are not learnt from. Source: A2FM's adaptive policy optimisation (2025).
+    """
+
+    forced_arms: int = Field(default=0, ge=0)
+
+
+class PriorGRPOConfig(GroupAlgorithm):
+    """GRPO whose baseline is shrunk to a prior, with more rollouts where the two disagree (V0.5).
+
+    The prior is what the candidates' measured profiles expect the policy to earn on the query's
+    cluster at the episode's cost weight. Groups start with `group_size` members (`episodes` counts
+    those) and grow by `grow_by` up to `max_group_size` while the expected fall of the baseline's
+    squared error, of rewards of -1 and +1, exceeds `rollout_price` per rollout.
+    """
+
+    kind: Literal["prior_grpo"]
+    group_size: int = Field(default=4, ge=2)
+    max_group_size: PositiveInt = 16
+    grow_by: PositiveInt = 4
+    rollout_price: NonNegative = 0.0039
+
+    @model_validator(mode="after")
+    def check_growth(self) -> PriorGRPOConfig:
+        """Refuse a greatest size that steps from the least do not meet."""
+        if (self.max_group_size - self.group_size) % self.grow_by or (
+            self.max_group_size < self.group_size
+        ):
+            raise ValueError(
+                f"max_group_size ({self.max_group_size}) must be group_size ({self.group_size}) "
+                f"plus a multiple of grow_by ({self.grow_by})"
+            )
+        return self
+
+
+class ReinforceConfig(StrictModel):
+    """The plain policy gradient: one step per batch of `episodes`, no ratio, no clip.
+
+    `baseline`: `none`; `batch`, the mean of all other episodes of the batch; `critic`, the value
+    head's estimate, learnt beside the policy with `value_weight`.
+    """
+
+    kind: Literal["reinforce"]
+    episodes: PositiveInt = 1024
+    baseline: Literal["none", "batch", "critic"] = "batch"
+    value_weight: NonNegative = 0.5
+    entropy_weight: NonNegative = 0.0
+    entropy_decay: Decay = "linear"
+
+    @property
+    def group_size(self) -> int:
+        """Episodes that are compared with each other as a group: none."""
+        return 1
+
+    @model_validator(mode="after")
+    def check_critic(self) -> ReinforceConfig:
+        """Refuse a weight that nothing would read."""
+        if self.baseline != "critic" and self.value_weight != 0.5:
+            raise ValueError(f"value_weight: read by baseline 'critic' only, not '{self.baseline}'")
+        return self
+
+
 class RLOOConfig(GroupAlgorithm):
     """REINFORCE with a leave-one-out baseline, under the same clipped surrogate."""
 
@@ -114,9 +194,60 @@ class ExpectedGradientConfig(StrictModel):
         return 1
 
 
+class LogAlgorithm(StrictModel):
+    """What the algorithms that learn from a log share: one step per `queries` logged queries."""
+
+    queries: PositiveInt = 512
+    entropy_weight: NonNegative = 0.0
+    entropy_decay: Decay = "linear"
+
+    @property
+    def episodes(self) -> int:
+        """Episodes per update: one for each query."""
+        return self.queries
+
+    @property
+    def group_size(self) -> int:
+        """Episodes that are compared with each other: none."""
+        return 1
+
+
+class OffPolicyConfig(LogAlgorithm):
+    """The gradient of an estimate of the policy's value from a log (`algorithms/off_policy.py`).
+
+    `weight_limit` clips the inverse propensities; null does not.
+    """
+
+    kind: Literal["off_policy"]
+    estimator: Literal["ips", "snips", "doubly_robust"] = "doubly_robust"
+    weight_limit: Positive | None = None
+
+
+class ConservativeConfig(LogAlgorithm):
+    """One-step conservative Q-learning on a log: `alpha` weighs the conservative term."""
+
+    kind: Literal["cql"]
+    alpha: NonNegative = 0.01
+
+
 AlgorithmConfig = Annotated[
-    PPOConfig | GRPOConfig | RLOOConfig | ExpectedGradientConfig, Field(discriminator="kind")
+    PPOConfig
+    | TableGRPOConfig
+    | RLOOConfig
+    | PriorGRPOConfig
+    | ReinforceConfig
+    | ExpectedGradientConfig
+    | OffPolicyConfig
+    | ConservativeConfig,
+    Field(discriminator="kind"),
 ]
+
+
+def has_critic(algorithm: Any) -> bool:
+    """Say whether an algorithm learns a value head beside the policy."""
+    if isinstance(algorithm, ReinforceConfig):
+        return algorithm.baseline == "critic"
+    return isinstance(algorithm, PPOConfig)
 
 
 class OptimiserConfig(StrictModel):
@@ -153,6 +284,23 @@ class TrackingConfig(StrictModel):
     project: str = "rlroute"
 
 
+class UnseenConfig(ProfileSwitches):
+    """How `rlroute evaluate` adds the candidates that were held out.
+
+    Each is asked `calls` train queries (one result per number), chosen by `design`
+    (`rlroute.data.profile_calls`); the switches say how it is described.
+    """
+
+    calls: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0, 200, 1000), min_length=1)
+    design: Design = "stratified"
+
+
+class TableProfileConfig(ProfileConfig):
+    """How profiles are measured, and those of candidates that were held out."""
+
+    unseen: UnseenConfig | None = None  # null: the defaults
+
+
 class Recipe(StrictModel):
     """A run of the decision trainer on the single-turn environment."""
 
@@ -161,8 +309,11 @@ class Recipe(StrictModel):
     seed: Annotated[int, Field(ge=0)] = 0
     updates: PositiveInt = 100
     split: SplitConfig = TableSplitConfig()
+    actions: Actions = ()  # empty: one of n
+    hold_out_candidates: tuple[str, ...] = ()  # never trained on; evaluate adds them by profile
+    logs: LogsConfig | None = None  # null: all outcomes of the table may be tried
     encoder: EncoderConfig = TfidfConfig()
-    profile: ProfileConfig = ProfileConfig()
+    profile: TableProfileConfig = TableProfileConfig()
     cost_weight: CostWeightConfig = CostWeightConfig()
     policy: PolicyConfig = PolicyConfig()
     algorithm: AlgorithmConfig
@@ -180,6 +331,36 @@ class Recipe(StrictModel):
         if isinstance(encoder, dict) and "kind" not in encoder:
             return {**data, "encoder": {"kind": "tfidf", **encoder}}
         return data
+
+    @model_validator(mode="after")
+    def check_logs(self) -> Recipe:
+        """Refuse a log without an algorithm that learns from one, and the other way round."""
+        learns = isinstance(self.algorithm, LogAlgorithm)
+        if learns != (self.logs is not None):
+            raise ValueError(
+                f"logs and algorithm.kind '{self.algorithm.kind}' do not go together (off_policy "
+                "and cql learn from logs, all others try what they learn from)"
+            )
+        if self.logs is not None and self.actions:
+            raise ValueError("logs and actions do not go together: a log holds single candidates")
+        if self.logs is not None and self.validation.metric != "utility":
+            raise ValueError(
+                f"validation.metric '{self.validation.metric}' needs outcomes of all candidates; "
+                "with logs it must be 'utility'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def check_held_out(self) -> Recipe:
+        """Refuse settings of held-out candidates without one, and shapes that have no profile."""
+        held = self.hold_out_candidates
+        if self.profile.unseen is not None and not held:
+            raise ValueError("profile.unseen: read with hold_out_candidates only")
+        if held and (self.actions or self.logs is not None):
+            raise ValueError("hold_out_candidates goes with neither actions nor logs")
+        if len(set(held)) < len(held):
+            raise ValueError("hold_out_candidates: a candidate is named twice")
+        return self
 
     @model_validator(mode="after")
     def check_range(self) -> Recipe:

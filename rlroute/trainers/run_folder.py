@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +28,7 @@ from safetensors.numpy import load, save
 from safetensors.torch import load_file, save_file
 
 from rlroute.config import dump_config, load_config
+from rlroute.data.actions import build_actions
 from rlroute.data.candidate_files import (
     dump_candidates,
     dump_scale,
@@ -34,16 +36,17 @@ from rlroute.data.candidate_files import (
     parse_scale,
 )
 from rlroute.data.encoders import load_encoder
+from rlroute.data.logs import LoggedTable, apply_logs
 from rlroute.data.prepare import PreparedTable, compute_table_digest, encode_texts
 from rlroute.data.routing_data import prepare_splits
-from rlroute.data.table import OutcomeTable, read_table
+from rlroute.data.table import OutcomeTable, find_folder, read_table
 from rlroute.data.task_splits import split_table
 from rlroute.files import atomic_folder, write_atomic
 from rlroute.policies.mlp import CandidateScorer, ScorerConfig
 from rlroute.policies.weights import load_weights
 from rlroute.trainers.checkpoint import WEIGHTS_FILE
 from rlroute.trainers.recipe import Recipe
-from rlroute.types import FloatArray, RLRouteError
+from rlroute.types import SPLITS, FloatArray, RLRouteError, SplitName
 
 FORMAT_VERSION = 1
 RECIPE_FILE = "recipe.resolved.yaml"
@@ -58,21 +61,24 @@ CHECKPOINTS_FOLDER = "checkpoints"
 
 @dataclass(frozen=True)
 class Run:
-    """A run as read from its folder."""
+    """A run as read from its folder; `propensities` [Q, K] are there where it learns from a log."""
 
     folder: Path
     recipe: Recipe
     facts: dict[str, Any]
     prepared: PreparedTable
+    propensities: dict[SplitName, FloatArray] | None = None
 
 
-def clear_folder(folder: Path, *, overwrite: bool) -> None:
-    """Make sure that no other run lies in the folder.
+def clear_folder(folder: Path, *, overwrite: bool, keep: Sequence[str] = ()) -> None:
+    """Make sure that no other run lies in the folder; files named in `keep` cost money and stay.
 
     Raises:
         RLRouteError: one does and `overwrite` is not given, or the folder holds something else.
     """
-    if not folder.exists() or not any(folder.iterdir()):
+    held = list(folder.iterdir()) if folder.exists() else []
+    others = [path for path in held if path.name not in keep]
+    if not others:
         return
     if not (folder / RECIPE_FILE).exists():
         raise RLRouteError(f"{folder}: holds files that are no run; choose another --run-folder")
@@ -81,7 +87,14 @@ def clear_folder(folder: Path, *, overwrite: bool) -> None:
             f"{folder}: a run lies here; go on with --resume {folder}, replace it with "
             f"--overwrite, or choose another --run-folder"
         )
-    shutil.rmtree(folder)
+    if len(others) == len(held):
+        shutil.rmtree(folder)
+        return
+    for path in sorted(others, key=lambda path: path.name == RECIPE_FILE):  # a run to the last
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def start_run_folder(
@@ -130,7 +143,8 @@ def read_run(folder: Path) -> Run:
             f"{folder / RUN_FILE}: format_version {facts.get('format_version')}, "
             f"this rlroute reads {FORMAT_VERSION}"
         )
-    table = split_table(read_table(recipe.table), recipe.split)
+    opened = open_table(recipe)
+    table = opened.table
     if compute_table_digest(table) != facts["table_digest"]:
         raise RLRouteError(f"table '{recipe.table}' has changed since {folder} was trained on it")
     source = folder / CANDIDATES_FILE
@@ -139,10 +153,46 @@ def read_run(folder: Path) -> Run:
     candidates = parse_candidates(content["candidates"], str(source))
     scale = parse_scale(content["scale"], str(source))
     centroids_CF = read_centroids(folder / CLUSTERS_FILE)
-    features_QF = encode_texts(encoder, [query.text for query in table.queries])
+    table = table.group_splits()
+    features_QF = encode_texts(encoder, table.texts)
     splits = prepare_splits(table, features_QF, candidates, scale)
     prepared = PreparedTable(encoder, centroids_CF, candidates, scale, splits)
-    return Run(folder, recipe, facts, prepared)
+    propensities = None
+    if opened.propensity_QK is not None:
+        split_Q = opened.table.split_Q
+        propensities = {split: opened.propensity_QK[split_Q == split] for split in SPLITS}
+    return Run(folder, recipe, facts, prepared, propensities)
+
+
+def open_table(recipe: Recipe) -> LoggedTable:
+    """Read a recipe's table: with its splits, its actions, or only what a log holds of it.
+
+    Raises:
+        RLRouteError: the table, or something that the recipe asks of it, does not allow it.
+    """
+    table = split_table(read_table(recipe.table), recipe.split)
+    table = leave_out(table, recipe.hold_out_candidates)
+    if recipe.logs is None:
+        return LoggedTable(build_actions(table, recipe.actions), None)
+    return apply_logs(table, find_folder(recipe.table), recipe.logs, recipe.seed)
+
+
+def leave_out(table: OutcomeTable, held_ids: Sequence[str]) -> OutcomeTable:
+    """Return a table as if some candidates had never been tried.
+
+    Raises:
+        RLRouteError: one of them is unknown, or nobody is left.
+    """
+    ids = [candidate.id for candidate in table.candidates]
+    unknown = sorted(set(held_ids) - set(ids))
+    if unknown:
+        raise RLRouteError(
+            f"hold_out_candidates: table '{table.name}' has no candidate '{unknown[0]}' "
+            f"(it has: {', '.join(ids)})"
+        )
+    if not held_ids:
+        return table
+    return table.select_candidates([one for one in ids if one not in held_ids])
 
 
 def read_centroids(path: Path) -> FloatArray:
@@ -174,12 +224,16 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def make_scorer_config(recipe: Recipe, prepared: PreparedTable) -> ScorerConfig:
     """Return the shape of the network for a recipe and its data."""
+    kernel, queries = recipe.policy.kernel, len(prepared.splits["train"].features_QF)
     return ScorerConfig(
         features=prepared.encoder.dimension,
         clusters=len(prepared.centroids_CF),
         hidden=recipe.policy.hidden,
         dropout=recipe.policy.dropout,
         sharpness=recipe.policy.sharpness,
+        anchors=min(kernel.anchors, queries) if kernel else 0,
+        decay=kernel.decay if kernel else 1.0,
+        margin=recipe.policy.margin != 0,
     )
 
 

@@ -2,7 +2,8 @@
 
 What it is: each executor alone, random, Bernoulli and first-large with a sweep of their knobs, a
 cascade where the world has the feature "confidence", ACAR's sigma rule, LinUCB, and the world's own
-best policy where it knows one, which sees what no policy does.
+best policy where it knows one, which sees what no policy does. Cascades over a table have their own
+(`rlroute.trainers.cascade_contenders`).
 
 The sigma rule reads stored probes: the first three rollouts of the cheapest executor on each task.
 Their cost is added to its bill; the budget's mask does not see it. LinUCB learns online from the
@@ -35,8 +36,12 @@ from rlroute.policies.stepwise import StepPolicy
 from rlroute.rollout.stage import compute_rewards
 from rlroute.rollout.step_plan import GroupShape, plan_steps
 from rlroute.seeding import derive_seed
+from rlroute.trainers.cascade_contenders import list_cascade_baselines, list_left_out
+from rlroute.trainers.query_session_contenders import list_session_contenders
 from rlroute.trainers.step_arena import Arena, Contender, ProbeBill
 from rlroute.types import SplitName
+from rlroute.worlds.cascade import CascadeWorld
+from rlroute.worlds.query_session import QuerySessionWorld
 
 PROBES = 3
 CONFIDENCE = "confidence"
@@ -53,10 +58,17 @@ def list_baselines(arena: Arena) -> tuple[list[Contender], list[str]]:
         for arm, name in enumerate(arena.executor_ids)
     ]
     found.append(Contender("random", "random", keep(RandomPolicy())))
+    if isinstance(stage.world, CascadeWorld):
+        cascades = list_cascade_baselines(arena, stage.world)
+        return [*found, *cascades], list_left_out(stage.world)
     found += list_sweeps(arena)
     if CONFIDENCE not in stage.world.feature_names:
         left_out.append(f"cascade: world '{stage.world.name}' has no feature '{CONFIDENCE}'")
-    found.append(make_sigma(arena))
+    if isinstance(stage.world, QuerySessionWorld):
+        found += list_session_contenders(arena, stage.world)
+        left_out.append("sigma of probes: the answers of a table never differ")
+    else:
+        found.append(make_sigma(arena))
     train = functools.cache(lambda: train_bandit(arena))
     found.append(Contender("LinUCB", "bandit", lambda split: train()))
     if knows_advice(arena):

@@ -1,4 +1,4 @@
-"""The two policies that take steps, as the decision trainer trains them: a small network, an LLM.
+"""The policies that take steps, as the decision trainer trains them: small networks, an LLM.
 
 Each is a model, a way to run it on rows of a batch (`score_rows`), a way to act with it, and a way
 to keep and load its weights. What differs between them stands here and nowhere else.
@@ -9,6 +9,7 @@ It leaves out the update (`rlroute.trainers.update`) and the loop.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from rlroute.files import atomic_folder, write_atomic
 from rlroute.policies.choice import (
@@ -27,30 +29,51 @@ from rlroute.policies.choice import (
 )
 from rlroute.policies.choice_cache import ChoicePolicy
 from rlroute.policies.choice_tokens import ChoiceEncoder, encode_episodes
-from rlroute.policies.step_scorer import ScorerPolicy, StepScorer, StepScorerConfig
+from rlroute.policies.money_price import PriceCurve, solve_prices
+from rlroute.policies.priced_scorer import COMMON_COLUMNS, PricedScorer, PricedScorerConfig
+from rlroute.policies.step_scorer import EstimateColumns, ScorerPolicy, StepScorer, StepScorerConfig
 from rlroute.policies.stepwise import StepPolicy
 from rlroute.policies.weights import load_weights
 from rlroute.rollout.steps import Moment
 from rlroute.seeding import derive_seed
 from rlroute.trainers.checkpoint import WEIGHTS_FILE
-from rlroute.trainers.learner import DecisionScores, Learner, MinibatchPart
-from rlroute.trainers.run_folder import BEST_FILE, read_json
-from rlroute.trainers.step_recipe import StepMLPConfig, StepRecipe
+from rlroute.trainers.learner import (
+    DecisionScores,
+    Learner,
+    MinibatchPart,
+    ScoreRows,
+    score_candidates,
+)
+from rlroute.trainers.run_folder import BEST_FILE, BEST_FOLDER, read_json
+from rlroute.trainers.step_recipe import (
+    StepMLPConfig,
+    StepPPOConfig,
+    StepPricedConfig,
+    StepRecipe,
+)
 from rlroute.types import Batch, RLRouteError
 from rlroute.worlds.base import World
+from rlroute.worlds.query_session import QuerySessionWorld
+from rlroute.worlds.query_session_tasks import SessionData
+
+VALUE_BIAS = "value_head.2.bias"
 
 
 @dataclass(frozen=True)
 class StepModel:
     """A policy's network, and for a language model what turns texts into tokens."""
 
-    config: StepMLPConfig | ChoiceConfig
-    network: StepScorer | ChoiceModel
+    config: StepMLPConfig | StepPricedConfig | ChoiceConfig
+    network: StepScorer | PricedScorer | ChoiceModel
     encoder: ChoiceEncoder | None = None
 
 
 def build_model(recipe: StepRecipe, world: World, features: int) -> StepModel:
-    """Make the policy that a recipe starts from; equal seeds give equal weights."""
+    """Make the policy that a recipe starts from; equal seeds give equal weights.
+
+    Raises:
+        RLRouteError: the policy does not fit the world.
+    """
     config = recipe.policy
     if isinstance(config, ChoiceConfig):
         critic = recipe.algorithm.kind == "ppo"
@@ -58,22 +81,122 @@ def build_model(recipe: StepRecipe, world: World, features: int) -> StepModel:
             config, world.executors, value_head=critic, seed=recipe.seed
         )
         return StepModel(config, network, encoder)
-    shape = make_scorer_shape(config, world, features)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "weights"))
-        scorer = StepScorer(shape)
+        scorer = make_network(config, world, features, count_value_heads(recipe))
+    if isinstance(scorer, PricedScorer):
+        assert isinstance(config, StepPricedConfig)
+        start_priced(scorer, config, find_session_world(world).data)
     scorer.value_head.requires_grad_(recipe.algorithm.kind == "ppo")  # the others have no critic
     return StepModel(config, scorer)
 
 
-def make_scorer_shape(config: StepMLPConfig, world: World, features: int) -> StepScorerConfig:
+def count_value_heads(recipe: StepRecipe) -> int:
+    """Return how many horizons the recipe's critic has."""
+    algorithm = recipe.algorithm
+    if not isinstance(algorithm, StepPPOConfig) or algorithm.critic is None:
+        return 1
+    return len(algorithm.critic.heads)
+
+
+def make_network(
+    config: StepMLPConfig | StepPricedConfig, world: World, features: int, value_heads: int = 1
+) -> StepScorer | PricedScorer:
+    """Return a small network for a world, with fresh weights."""
+    if isinstance(config, StepMLPConfig):
+        return StepScorer(make_scorer_shape(config, world, features, value_heads))
+    if value_heads > 1:
+        raise RLRouteError("algorithm.critic: policy.kind 'priced' has a critic of one horizon")
+    data = find_session_world(world).data
+    return PricedScorer(
+        PricedScorerConfig(
+            features=data.splits["train"].features_QF.shape[1],
+            clusters=len(data.prepared.centroids_CF),
+            **config.model_dump(exclude={"kind", "start"}),
+        )
+    )
+
+
+def find_session_world(world: World) -> QuerySessionWorld:
+    """Return the world as one of query sessions.
+
+    Raises:
+        RLRouteError: it is none.
+    """
+    if isinstance(world, QuerySessionWorld):
+        return world
+    raise RLRouteError(
+        f"policy.kind 'priced' reads sessions of queries; world '{world.name}' has none (allowed "
+        "there: mlp, choice)"
+    )
+
+
+def start_priced(scorer: PricedScorer, config: StepPricedConfig, data: SessionData) -> None:
+    """Put in what a priced policy starts from: clusters, a trained router, the price curve.
+
+    Raises:
+        RLRouteError: the run to start from is no such run, or of other queries.
+    """
+    router, centroids_CF = scorer.router, torch.as_tensor(data.prepared.centroids_CF)
+    if config.start is None:
+        router.centroids_CF.copy_(centroids_CF)
+    else:
+        path = config.start / BEST_FOLDER / WEIGHTS_FILE
+        load_weights(router, read_weights(path), path)
+        if not torch.allclose(router.centroids_CF, centroids_CF, atol=1e-4):
+            raise RLRouteError(
+                f"policy.start: {config.start} was trained on other queries (another table, "
+                "encoder, profile or seed than the world's)"
+            )
+        router.log_sharpness.data.fill_(math.log(config.sharpness))
+    scorer.set_curve(fit_price_curve(scorer, data))
+
+
+def fit_price_curve(scorer: PricedScorer, data: SessionData) -> PriceCurve:
+    """Return the price of money on the train queries, by what the router expects at its start."""
+    train = data.splits["train"]
+    with torch.no_grad():
+        found = scorer.router(
+            torch.as_tensor(train.features_QF),
+            torch.as_tensor(data.executor_features_KD[:, COMMON_COLUMNS:]),
+            torch.as_tensor(train.legal_QK),
+            torch.zeros(len(train.features_QF)),
+        )
+    return solve_prices(
+        found.quality_BK.double().numpy(), found.cost_BK.double().numpy(), train.legal_QK
+    )
+
+
+def make_scorer_shape(
+    config: StepMLPConfig, world: World, features: int, value_heads: int = 1
+) -> StepScorerConfig:
     """Return the shape of the small network for a world."""
     return StepScorerConfig(
         features=features,
         described=world.executor_features_KD.shape[1],
         hidden=config.hidden,
         price_bias=config.price_bias,
+        start=locate_estimates(world, config.start) if config.start else None,
+        value_heads=value_heads,
     )
+
+
+def locate_estimates(world: World, sharpness: float) -> EstimateColumns:
+    """Return where the world shows what each executor's step is expected to earn and to cost.
+
+    Raises:
+        RLRouteError: it does not.
+    """
+    names, first = world.feature_names, []
+    for what in ("expected", "charge"):
+        columns = [f"{what}:{one.id}" for one in world.executors]
+        start = names.index(columns[0]) if columns[0] in names else len(names)
+        if list(names[start : start + len(columns)]) != columns:
+            raise RLRouteError(
+                f"policy.start: world '{world.name}' shows no estimates to start from; leave it out"
+            )
+        first.append(start)
+    return EstimateColumns(expected=first[0], charge=first[1], sharpness=sharpness)
 
 
 def make_policy(model: StepModel, network: Any, *, version: int, greedy: bool) -> StepPolicy:
@@ -92,6 +215,13 @@ def make_policy(model: StepModel, network: Any, *, version: int, greedy: bool) -
 
 
 # --- In the update --------------------------------------------------------------------------------
+
+
+def choose_score_rows(config: StepMLPConfig | StepPricedConfig | ChoiceConfig) -> ScoreRows:
+    """Return what runs a policy on rows of a batch."""
+    if isinstance(config, ChoiceConfig):
+        return score_conversations
+    return score_candidates if isinstance(config, StepPricedConfig) else score_steps
 
 
 def score_steps(learner: Learner, batch: Batch, part: MinibatchPart) -> DecisionScores:
@@ -149,8 +279,23 @@ def save_policy(folder: Path, model: StepModel, network: Any, facts: dict[str, A
         write_atomic(temporary / BEST_FILE, json.dumps(facts, indent=2))
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the weights in a file.
+
+    Raises:
+        RLRouteError: it is missing or torn.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RLRouteError(f"{path}: cannot be read ({error})") from None
+
+
 def load_policy(
-    folder: Path, config: StepMLPConfig | ChoiceConfig, world: World, features: int
+    folder: Path,
+    config: StepMLPConfig | StepPricedConfig | ChoiceConfig,
+    world: World,
+    features: int,
 ) -> tuple[StepModel, dict[str, Any]]:
     """Return a kept policy, to act with, and the facts beside it.
 
@@ -162,10 +307,8 @@ def load_policy(
         network, encoder = load_choice(folder, precision=config.precision)
         return StepModel(config, network, encoder), facts
     path = folder / WEIGHTS_FILE
-    scorer = StepScorer(make_scorer_shape(config, world, features))
-    try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise RLRouteError(f"{path}: cannot be read ({error})") from None
+    weights = read_weights(path)
+    heads = len(weights.get(VALUE_BIAS, (0,)))  # the critic's, which no setting of the policy says
+    scorer = make_network(config, world, features, heads)
     load_weights(scorer, weights, path)
     return StepModel(config, scorer.eval().requires_grad_(False)), facts

@@ -26,8 +26,9 @@ from rlroute.rewards.boundary import (
     make_yardstick,
 )
 from rlroute.rollout.boundary import RolloutFile, read_boundary
+from rlroute.rollout.plan import FREE
 from rlroute.rollout.stage import Stage, compute_rewards
-from rlroute.rollout.step_plan import FREE, GroupShape, StepPlan, plan_static, plan_steps
+from rlroute.rollout.step_plan import GroupShape, StepPlan, plan_static, plan_steps
 from rlroute.seeding import mix
 from rlroute.tracking import Tracker
 from rlroute.trainers.learner import Learner
@@ -35,7 +36,7 @@ from rlroute.trainers.metrics import reduce_sums
 from rlroute.trainers.run_folder import BEST_FOLDER
 from rlroute.trainers.step_policy import StepModel, make_policy, save_policy
 from rlroute.trainers.step_recipe import StepGRPOConfig, StepRecipe
-from rlroute.types import MEMBER, Batch, IntArray, SplitName
+from rlroute.types import MEMBER, Batch, IntArray, RLRouteError, SplitName
 
 COLLAPSED_SHARE = 0.01  # of dear calls on hard tasks; below it for so many validations: an alarm
 COLLAPSED_VALIDATIONS = 3
@@ -43,12 +44,16 @@ COLLAPSED_VALIDATIONS = 3
 
 @dataclass(frozen=True)
 class SplitFacts:
-    """What the boundary rollouts say of the Q tasks of a split."""
+    """What the boundary rollouts say of the Q tasks of a split.
+
+    `train_cost` is the dearest policy's mean cost on train where the reward's scale is that.
+    """
 
     boundaries: tuple[Boundary, ...]
     classes: tuple[TaskClass, ...]
     yardsticks: Mapping[str, Yardstick]
     reference_seed_Q: IntArray
+    train_cost: float | None = None
 
     @property
     def hard_Q(self) -> Any:
@@ -71,15 +76,36 @@ def read_split_facts(
         large = file.list_of(split, task.id, "large")[:rollouts]
         best = max(large, key=lambda one: one.score)  # the first of the best
         seeds.append(best.seed)
+    train_cost = None
+    if recipe.reward.scale == "train":
+        train_cost = measure_train_cost(recipe, stage, file)
     return SplitFacts(
         boundaries=tuple(boundaries),
         classes=tuple(classify(one, taxonomy) for one in boundaries),
         yardsticks={
-            task.id: make_yardstick(one, taxonomy)
+            task.id: make_yardstick(one, taxonomy, train_cost)
             for task, one in zip(tasks, boundaries, strict=True)
         },
         reference_seed_Q=np.array(seeds),
+        train_cost=train_cost,
     )
+
+
+def measure_train_cost(recipe: StepRecipe, stage: Stage, file: RolloutFile) -> float:
+    """Return the dearest policy's mean cost on the train tasks, in the reward's unit.
+
+    Raises:
+        RLRouteError: it is 0, so there is nothing to trade quality against.
+    """
+    rollouts, unit = recipe.boundary.rollouts, recipe.reward.unit
+    found = [
+        read_boundary(file, "train", task.id, rollouts, unit).cost_large
+        for task in stage.tasks["train"]
+    ]
+    cost = float(np.mean(found))
+    if cost <= 0:
+        raise RLRouteError("reward.scale 'train': the dearest executor costs nothing on train")
+    return cost
 
 
 def make_shape(recipe: StepRecipe, executors: int) -> GroupShape:
@@ -157,7 +183,7 @@ class StepProblem:
         task_B = batch.query_index_B
         boundaries = [train.boundaries[task] for task in task_B]
         references = self.reward.compute_references(
-            boundaries, train.hard_Q[task_B], batch.cost_weight_B
+            boundaries, train.hard_Q[task_B], batch.cost_weight_B, train.train_cost
         )
         solvable_B = np.array([max(b.rate_small, b.rate_large) > 0 for b in boundaries])
         found = replace(
@@ -178,6 +204,7 @@ class StepProblem:
             "steps": inside_BT.sum(),
             "dropped": batch.dropped,
             "cost": ends.cost_usd_B[known_B].sum(),
+            "paid": float(np.nansum(ends.cost_usd_B)),  # by forced and static episodes too
             "calls": ends.calls_B[known_B].sum(),
             "exhausted": ends.exhausted_B[known_B].sum(),
         }
@@ -215,6 +242,7 @@ class StepProblem:
         known = max(total["known"], 1.0)
         metrics = {
             "cost/usd_per_query": total["cost"] / known,
+            "cost/usd_update": total["paid"],
             "cost/dear_calls": total["calls"] / known,
             "cost/exhausted": total["exhausted"] / known,
             "group/dropped": total["dropped"],

@@ -36,20 +36,74 @@ class StepMLPConfig(StrictModel):
     """The small network of `rlroute.policies.step_scorer`.
 
     `hidden` 0 is a logistic policy. `price_bias` makes the first policy lean to the dear (above 0)
-    or to the cheap executors: -1.4 chooses the dearer of two once in five steps.
+    or to the cheap executors: -1.4 chooses the dearer of two once in five steps. `start` is the
+    sharpness with which it starts from the world's estimates of score and cost, where it shows
+    such; 0 starts without.
     """
 
     kind: Literal["mlp"] = "mlp"
     hidden: int = Field(default=64, ge=0)
     price_bias: float = Field(default=0.0, allow_inf_nan=False)
+    start: NonNegative = 0.0
+
+
+class StepPricedConfig(StrictModel):
+    """A single-turn router with a price of money (`rlroute.policies.priced_scorer`).
+
+    It starts from the candidates' profiles, or from the router of the single-turn run in `start`
+    (same table, encoder and seed), and serves worlds of query sessions; the other fields are those
+    of a single-turn recipe's policy.
+    """
+
+    kind: Literal["priced"]
+    start: Path | None = None
+    hidden: PositiveInt = 256
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    sharpness: Positive = 10.0
+
+
+class HorizonCriticConfig(StrictModel):
+    """A critic with a head for each of the `discounts`, and the one whose advantage the actor uses.
+
+    The other heads are auxiliary targets (`rlroute.algorithms.horizons`).
+    """
+
+    discounts: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.5, 0.9, 0.99, 0.999)
+    actor: float = 0.999
+
+    @model_validator(mode="after")
+    def check_heads(self) -> HorizonCriticConfig:
+        """Refuse an actor without a head, and heads that are alike."""
+        if self.actor not in self.discounts or len(set(self.discounts)) < len(self.discounts):
+            raise ValueError(
+                f"discounts {list(self.discounts)} must differ, and actor ({self.actor:g}) must be "
+                "one of them"
+            )
+        return self
+
+    @property
+    def heads(self) -> tuple[float, ...]:
+        """The discounts in the order of the heads, the actor's first."""
+        return (self.actor, *(one for one in self.discounts if one != self.actor))
 
 
 class StepPPOConfig(PPOConfig):
-    """PPO with a critic over the steps of an episode; `kl_weight` holds on to the warm start."""
+    """PPO with a critic over the steps of an episode; `kl_weight` holds on to the warm start.
+
+    `critic` gives the critic several horizons; the actor's discount then stands there.
+    """
 
     episodes: PositiveInt = 256
     epochs: PositiveInt = 2
     kl_weight: NonNegative = 0.0
+    critic: HorizonCriticConfig | None = None
+
+    @model_validator(mode="after")
+    def check_discount(self) -> StepPPOConfig:
+        """Refuse a discount that nothing would read."""
+        if self.critic is not None and self.discount != 1.0:
+            raise ValueError("discount: with critic given, the actor's discount is critic.actor")
+        return self
 
 
 class StepGRPOConfig(GroupAlgorithm):
@@ -144,7 +198,9 @@ class StepEvaluationConfig(StrictModel):
     transcripts: int = Field(default=100, ge=0)
 
 
-StepPolicyConfig = Annotated[StepMLPConfig | ChoiceConfig, Field(discriminator="kind")]
+StepPolicyConfig = Annotated[
+    StepMLPConfig | StepPricedConfig | ChoiceConfig, Field(discriminator="kind")
+]
 StepAlgorithmConfig = Annotated[
     StepPPOConfig | StepGRPOConfig | StepRLOOConfig, Field(discriminator="kind")
 ]
@@ -190,6 +246,17 @@ class StepRecipe(StrictModel):
             cost_weight=weights,
             state_cost_weight=weights.min != weights.max,
         )
+
+    @model_validator(mode="after")
+    def check_critic(self) -> StepRecipe:
+        """Refuse several horizons for a policy whose critic has one head."""
+        one_head = not isinstance(self.policy, StepMLPConfig)
+        if one_head and isinstance(self.algorithm, StepPPOConfig) and self.algorithm.critic:
+            raise ValueError(
+                "algorithm.critic: several horizons are for policy.kind 'mlp', not "
+                f"'{self.policy.kind}'"
+            )
+        return self
 
     @model_validator(mode="after")
     def check_anchor(self) -> StepRecipe:

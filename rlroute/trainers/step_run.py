@@ -56,10 +56,9 @@ from rlroute.trainers.step_policy import (
     StepModel,
     add_conversations,
     build_model,
+    choose_score_rows,
     load_policy,
     save_policy,
-    score_conversations,
-    score_steps,
 )
 from rlroute.trainers.step_problem import (
     SplitFacts,
@@ -154,12 +153,11 @@ def make_learner(recipe: StepRecipe, stage: Stage, accelerator: Any) -> tuple[St
         weight_decay=settings.weight_decay,
     )
     prepared, optimiser = accelerator.prepare(model.network, optimiser)
-    reading = isinstance(recipe.policy, ChoiceConfig)
     learner = Learner(
         accelerator,
         prepared,
         optimiser,
-        score_conversations if reading else score_steps,
+        choose_score_rows(recipe.policy),
         BoundaryReward(recipe.reward),
         recipe,
         micro_batch=recipe.policy.micro_batch if isinstance(recipe.policy, ChoiceConfig) else None,

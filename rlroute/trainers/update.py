@@ -1,8 +1,9 @@
 """One update of a decision policy: advantages, minibatches, losses, optimiser steps.
 
-Every process holds a slice of the batch. Advantages need whole groups only, and those lie within a
-slice; what needs the whole batch (normalisation, minibatch order, dropout, counts) is computed from
-coordinates or from sums over processes. A minibatch's loss is its sum over rows divided by the rows
+Every process holds a slice of the batch (of more or fewer rows where groups are of unequal size).
+Advantages need whole groups only, and those lie within a slice; what needs the whole batch
+(normalisation, minibatch order, dropout, counts) is computed from coordinates or from sums over
+processes. A minibatch's loss is its sum over rows divided by the rows
 that all processes hold of it, so one process and many take the same step.
 """
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlroute.algorithms.horizons import compute_horizon_value_loss, count_hacked
 from rlroute.algorithms.losses import (
     PolicyLoss,
     compute_clipped_loss,
@@ -24,14 +26,28 @@ from rlroute.algorithms.losses import (
     compute_expected_loss,
     compute_joint_clipped_loss,
     compute_k3,
+    compute_policy_gradient_loss,
     compute_reference_loss,
 )
+from rlroute.algorithms.off_policy import (
+    compute_pairwise_conservative_loss,
+    compute_self_normalised_loss,
+)
+from rlroute.rollout.rows import select_rows
 from rlroute.seeding import draw_permutation
-from rlroute.trainers.learner import DecisionScores, Learner, MinibatchPart
+from rlroute.trainers.learner import DecisionScores, Learner, MinibatchPart, gather_rows
 from rlroute.trainers.memory_recipe import MemoryPPOConfig
-from rlroute.trainers.recipe import ExpectedGradientConfig, PPOConfig
+from rlroute.trainers.recipe import (
+    ConservativeConfig,
+    ExpectedGradientConfig,
+    LogAlgorithm,
+    OffPolicyConfig,
+    PPOConfig,
+    ReinforceConfig,
+    has_critic,
+)
 from rlroute.trainers.targets import Targets, compute_targets, has_joint_credit
-from rlroute.types import Batch
+from rlroute.types import FORCED, Batch
 
 Sums = dict[str, Tensor]
 
@@ -39,24 +55,25 @@ Sums = dict[str, Tensor]
 def update_policy(learner: Learner, batch: Batch, update: int) -> dict[str, float]:
     """Take the optimiser steps of one update and return its policy metrics.
 
-    `batch` is this process's slice; slices are equal and lie in the order of the processes.
+    `batch` is this process's slice; slices lie in the order of the processes.
     """
     recipe, accelerator = learner.recipe, learner.accelerator
-    targets = add_reference(learner, batch, compute_targets(learner, batch))
-    rows_per_process = len(batch.group_B)
-    first_row = accelerator.process_index * rows_per_process
-    steps_E = accelerator.gather(targets.valid_BT.sum(dim=1)).cpu().numpy()  # of all processes
+    batch, targets = leave_out_forced(batch, compute_targets(learner, batch))
+    targets = add_reference(learner, batch, targets)
+    steps_E, rows_P = gather_rows(accelerator, targets.valid_BT.sum(dim=1))  # of all processes
+    process_E = np.repeat(np.arange(len(rows_P)), rows_P)
+    first_row = int(rows_P[: accelerator.process_index].sum())
     epochs, minibatches, target_kl = read_schedule(recipe)
     totals: Sums = {}
     for epoch in range(epochs):
         order_E = draw_permutation(len(steps_E), recipe.seed, "minibatch", update, epoch)
         sums: Sums = {}
         for number, chunk in enumerate(np.array_split(order_E, minibatches)):
-            place_B = np.flatnonzero((chunk >= first_row) & (chunk < first_row + rows_per_process))
+            place_B = np.flatnonzero(process_E[chunk] == accelerator.process_index)
             part = MinibatchPart(
                 chunk[place_B] - first_row, place_B, len(chunk), (update, epoch, number)
             )
-            most = int(np.bincount(chunk // rows_per_process).max())
+            most = int(np.bincount(process_E[chunk]).max())
             found = step_on_minibatch(
                 learner,
                 batch,
@@ -75,10 +92,25 @@ def update_policy(learner: Learner, batch: Batch, update: int) -> dict[str, floa
 
 def read_schedule(recipe: Any) -> tuple[int, int, float | None]:
     """Return epochs, minibatches and target KL of the algorithm."""
-    if isinstance(recipe.algorithm, ExpectedGradientConfig):
-        return 1, 1, None  # the gradient is exact: there is nothing to reuse
+    if isinstance(recipe.algorithm, ExpectedGradientConfig | LogAlgorithm | ReinforceConfig):
+        return 1, 1, None  # the gradient is exact, or that of the present policy alone
     algorithm = recipe.algorithm
     return algorithm.epochs, algorithm.minibatches, algorithm.target_kl
+
+
+def leave_out_forced(batch: Batch, targets: Targets) -> tuple[Batch, Targets]:
+    """Leave out one-step episodes whose action was forced: they have served as a yardstick."""
+    if batch.role_B is None:
+        return batch, targets
+    row_N = np.flatnonzero(batch.role_B != FORCED)
+    chosen_N = torch.as_tensor(row_N, device=targets.valid_BT.device)
+    kept = replace(
+        targets,
+        adv_BT=targets.adv_BT[chosen_N],
+        return_BT=targets.return_BT[chosen_N],
+        valid_BT=targets.valid_BT[chosen_N],
+    )
+    return select_rows(batch, row_N), kept
 
 
 def add_reference(learner: Learner, batch: Batch, targets: Targets) -> Targets:
@@ -140,16 +172,25 @@ def compute_loss(
     entropy = torch.where(valid_N, compute_entropy(logp_NK), 0.0).sum()
     sums = {"entropy": entropy.detach(), "valid": valid_N.sum().to(entropy)}
     if targets.reward_BK is not None:
-        policy_loss = compute_expected_loss(logp_NK[valid_N], targets.reward_BK[rows_B][valid_N])
+        if isinstance(algorithm, LogAlgorithm):
+            policy_loss = compute_log_loss(algorithm, batch, targets, scores, rows_B)
+        else:
+            reward_NK = targets.reward_BK[rows_B][valid_N]
+            policy_loss = compute_expected_loss(logp_NK[valid_N], reward_NK)
         loss = policy_loss - learner.entropy_weight * entropy
         return loss, sums | {"policy_loss": policy_loss.detach()}
-    assert not isinstance(algorithm, ExpectedGradientConfig)
+    assert not isinstance(algorithm, ExpectedGradientConfig | LogAlgorithm)
     rows = rows_B.cpu().numpy()
     steps = targets.valid_BT.shape[1]
     action_N = torch.as_tensor(batch.action_BT[rows], device=logp_NK.device).flatten()
     old_logp_N = torch.as_tensor(batch.logp_BT[rows], device=logp_NK.device).flatten()
     logp_N = logp_NK.gather(1, action_N[:, None]).squeeze(1)
     adv_N = targets.adv_BT[rows_B].flatten()
+    if isinstance(algorithm, ReinforceConfig):
+        policy_loss = compute_policy_gradient_loss(logp_N, adv_N, valid_N)
+        loss = policy_loss - learner.entropy_weight * entropy
+        sums |= {"policy_loss": policy_loss.detach()}
+        return add_critic(learner, batch, targets, scores, rows_B, loss, sums)
     own_N = valid_N
     if targets.static_B is not None:
         own_N = valid_N & ~targets.static_B[rows_B].repeat_interleave(steps)
@@ -167,11 +208,62 @@ def compute_loss(
         kl_ref = compute_k3(logp_N, targets.reference_logp_BT[rows_B].flatten(), own_N)
         loss = loss + algorithm.kl_weight * kl_ref
         sums["kl_ref"] = kl_ref.detach()
-    if isinstance(algorithm, PPOConfig):
-        value_loss, found = compute_critic_loss(algorithm, batch, targets, scores.value_B, rows_B)
-        loss = loss + algorithm.value_weight * value_loss
-        sums |= found
-    return loss, sums
+    return add_critic(learner, batch, targets, scores, rows_B, loss, sums)
+
+
+def add_critic(
+    learner: Learner,
+    batch: Batch,
+    targets: Targets,
+    scores: DecisionScores,
+    rows_B: Tensor,
+    loss: Tensor,
+    sums: Sums,
+) -> tuple[Tensor, Sums]:
+    """Add the critic's loss and its sums, where the algorithm has one."""
+    algorithm = learner.recipe.algorithm
+    if not has_critic(algorithm):
+        return loss, sums
+    value_loss, found = compute_critic_loss(algorithm, batch, targets, scores.value_B, rows_B)
+    if targets.return_BTV is not None:
+        value_loss, hacked = compute_horizon_loss(targets, scores, rows_B)
+        found |= {"value_loss": value_loss.detach(), "hacked": hacked}
+    return loss + algorithm.value_weight * value_loss, sums | found
+
+
+def compute_horizon_loss(targets: Targets, scores: Any, rows_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss of a critic with several heads, and how often the actor's looks the best."""
+    assert targets.return_BTV is not None
+    assert targets.adv_BTV is not None
+    valid_N = targets.valid_BT[rows_B].flatten()
+    adv_NV = targets.adv_BTV[rows_B].flatten(0, 1)
+    used_NV = torch.zeros_like(adv_NV)
+    used_NV[:, 0] = 1
+    return_NV = targets.return_BTV[rows_B].flatten(0, 1)
+    loss = compute_horizon_value_loss(scores.value_BV, return_NV, valid_N)
+    return loss, count_hacked(adv_NV, used_NV, valid_N).to(loss)
+
+
+def compute_log_loss(
+    algorithm: LogAlgorithm, batch: Batch, targets: Targets, scores: Any, rows_B: Tensor
+) -> Tensor:
+    """Return the loss of what is learnt from a log, summed over its queries.
+
+    The pseudo-rewards of IPS and the doubly robust form lie in the targets already.
+    """
+    assert targets.reward_BK is not None
+    assert batch.log_weight_BK is not None
+    reward_NK = targets.reward_BK[rows_B]
+    weight_NK = torch.as_tensor(batch.log_weight_BK, device=reward_NK.device)[rows_B]
+    if isinstance(algorithm, ConservativeConfig):
+        cost_weight_N = torch.as_tensor(batch.cost_weight_B, device=reward_NK.device)[rows_B]
+        utility_NK = scores.quality_BK - cost_weight_N[:, None] * scores.cost_BK
+        logged_NK = weight_NK > 0
+        return compute_pairwise_conservative_loss(utility_NK, reward_NK, logged_NK, algorithm.alpha)
+    assert isinstance(algorithm, OffPolicyConfig)
+    if algorithm.estimator == "snips":
+        return compute_self_normalised_loss(scores.logp_BK, reward_NK, weight_NK)
+    return compute_expected_loss(scores.logp_BK, reward_NK)
 
 
 def compute_joint_loss(
@@ -191,7 +283,11 @@ def compute_joint_loss(
 
 
 def compute_critic_loss(
-    algorithm: PPOConfig, batch: Batch, targets: Targets, value_N: Tensor, rows_B: Tensor
+    algorithm: PPOConfig | ReinforceConfig,
+    batch: Batch,
+    targets: Targets,
+    value_N: Tensor,
+    rows_B: Tensor,
 ) -> tuple[Tensor, Sums]:
     """Return the critic's loss summed over the decisions it learns at, and sums for the metrics.
 
@@ -235,6 +331,8 @@ def summarise_update(learner: Learner, totals: Sums, epochs: int) -> dict[str, f
         metrics["policy/clip_frac"] = total["clipped"] / count
     if "kl_ref" in total:
         metrics["policy/kl_ref"] = total["kl_ref"] / count
+    if "hacked" in total:
+        metrics["policy/hack_rate"] = total["hacked"] / count
     if "value_loss" in total:
         known = max(total["value_count"], 1.0)
         variance = total["return_squared"] / known - (total["return"] / known) ** 2

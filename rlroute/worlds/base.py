@@ -17,7 +17,7 @@ What it leaves out: waiting. Executors that live behind a pool are asked by the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -102,6 +102,32 @@ class WorldFacts(Protocol):
         """Return the tasks of a split, always in the same order; `Query.task` is a task's kind."""
 
 
+@runtime_checkable
+class RestingWorld(Protocol):
+    """A world where somebody takes what there is and ends the episode, for those who have acted.
+
+    A baseline that would ask an executor who may not act asks `rest` instead, where that one may:
+    "always large" is then large and the end, not everybody from the dearest down.
+    """
+
+    @property
+    def rest(self) -> int:
+        """The index of that executor."""
+
+
+@runtime_checkable
+class EarningWorld(Protocol):
+    """A world whose score is earned step by step and stays earned when the budget runs out.
+
+    There the environment pays each step what it adds to the score. In all other worlds the outcome
+    falls due at the end, and a budget that ran out is a failure.
+    """
+
+    @property
+    def earns_by_step(self) -> Literal[True]:
+        """That it does."""
+
+
 class World(WorldFacts, Protocol):
     """One lane of a world; see the module's text."""
 
@@ -143,6 +169,9 @@ class ArrayWorld(WorldFacts, Protocol):
 
     def read_features(self) -> FloatArray:
         """Return what each lane shows now [B, W]."""
+
+    def find_legal(self) -> BoolArray:
+        """Return who may act in each lane [B, K], as `WorldState.legal_K` says it of one."""
 
     def bound_costs_usd(self) -> UsdArray:
         """Return upper bounds of the next step's cost [B, K]; of done lanes, those of the last."""

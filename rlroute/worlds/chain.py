@@ -232,6 +232,10 @@ class ChainLanes:
         feature_BW[:, 2] = feature_BW[:, 0] * feature_BW[:, 1]
         return feature_BW
 
+    def find_legal(self) -> BoolArray:
+        """Return that everybody may act [B, K]."""
+        return np.ones((len(self.task_B), len(self.executors)), dtype=np.bool_)
+
     def bound_costs_usd(self) -> UsdArray:
         """Return the cost of the next step [B, K]: it is known before."""
         return np.broadcast_to(self.step_cost_K, (len(self.task_B), len(self.step_cost_K)))

@@ -10,9 +10,13 @@ from typing import Annotated
 from pydantic import Field
 
 from rlroute.worlds.base import ArrayWorld, World
+from rlroute.worlds.cascade import CascadeLanes, CascadeWorld
+from rlroute.worlds.cascade_table import CascadeConfig
 from rlroute.worlds.chain import ChainConfig, ChainLanes, ChainWorld
 from rlroute.worlds.dispatch import DispatchWorld
 from rlroute.worlds.dispatch_workflows import DispatchConfig
+from rlroute.worlds.query_session import QuerySessionLanes, QuerySessionWorld
+from rlroute.worlds.query_session_tasks import QuerySessionConfig
 from rlroute.worlds.scienceworld import ScienceWorld, ScienceWorldConfig
 from rlroute.worlds.textworld import TextWorld, TextWorldConfig
 from rlroute.worlds.tool_graph import ToolGraphWorld
@@ -21,11 +25,13 @@ from rlroute.worlds.twin_router import TwinRouterConfig, TwinRouterWorld
 
 WorldConfig = Annotated[
     ChainConfig
+    | CascadeConfig
     | ToolGraphConfig
     | TextWorldConfig
     | ScienceWorldConfig
     | DispatchConfig
-    | TwinRouterConfig,
+    | TwinRouterConfig
+    | QuerySessionConfig,
     Field(discriminator="kind"),
 ]
 
@@ -39,6 +45,8 @@ def open_world(config: WorldConfig) -> World:
     """
     if isinstance(config, ChainConfig):
         return ChainWorld(config)
+    if isinstance(config, CascadeConfig):
+        return CascadeWorld(config)
     if isinstance(config, ToolGraphConfig):
         return ToolGraphWorld(config)
     if isinstance(config, TextWorldConfig):
@@ -47,9 +55,15 @@ def open_world(config: WorldConfig) -> World:
         return ScienceWorld(config)
     if isinstance(config, DispatchConfig):
         return DispatchWorld(config)
+    if isinstance(config, QuerySessionConfig):
+        return QuerySessionWorld(config)
     return TwinRouterWorld(config)
 
 
 def open_lanes(config: WorldConfig) -> ArrayWorld | None:
     """Return the world for many lanes at once; None where it is no array world."""
+    if isinstance(config, CascadeConfig):
+        return CascadeLanes(config)
+    if isinstance(config, QuerySessionConfig):
+        return QuerySessionLanes(config)
     return ChainLanes(config) if isinstance(config, ChainConfig) else None

@@ -19,7 +19,7 @@ from rlroute.data.candidate_files import (
     parse_scale,
 )
 from rlroute.data.routing_data import FeatureScale, fit_feature_scale
-from rlroute.types import Candidate, Limits, Prices, Profile, RLRouteError
+from rlroute.types import Candidate, Limits, Member, Prices, Profile, RLRouteError
 
 money = st.floats(0, 1e6)
 score = st.floats(0, 1)
@@ -47,6 +47,11 @@ candidates = st.builds(
     description=st.text(),
     limits=st.builds(Limits, tokens, tokens),
     profile=st.none() | profiles(),
+    members=st.none()
+    | st.lists(
+        st.builds(Member, st.text(min_size=1), st.text(min_size=1), st.none() | st.text()),
+        max_size=3,
+    ).map(tuple),
 )
 
 
@@ -76,6 +81,7 @@ def describe(candidate: Candidate) -> tuple[Any, ...]:
         candidate.prices,
         candidate.limits,
         arrays,
+        candidate.members,
     )
 
 
@@ -115,6 +121,9 @@ def test_a_feature_scale_reads_back_from_json_exactly(
         (("prices", "output"), -1, "candidates.0.prices.output"),
         (("prices", "per_call"), float("nan"), "candidates.0.prices.per_call"),
         (("kind",), "person", "candidates.0.kind"),
+        (("kind",), "subset", "'small' is a subset without members"),
+        (("kind",), "skip", "'small' is a skip: members must be an empty list"),
+        (("members",), [{"model": "m"}], "candidates.0.members.0.candidate_id"),
         (("id",), "", "candidates.0.id"),
         (("limits", "context_tokens"), 0, "candidates.0.limits.context_tokens"),
         (("profile", "mean_score"), 1.5, "candidates.0.profile.mean_score"),

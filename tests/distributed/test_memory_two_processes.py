@@ -49,7 +49,7 @@ cost_weight: {{min: 0, max: 1}}
 reward:
   cost: {{kind: window, size: 40}}
   alignment: {{size: 50, warm_up: 10}}
-policy: {{hidden: 8, action_hidden: 4}}
+policy: {policy}
 algorithm: {algorithm}
 optimiser: {{learning_rate: 0.01}}
 validation: {{every: 2, cost_weights: 3}}
@@ -57,8 +57,11 @@ tracking: {{wandb: false}}
 """
 ALGORITHMS = {
     "decision": "{kind: ppo, episodes: 32, minibatches: 2, entropy_weight: 0.01}",
+    "profiles": "{kind: ppo, episodes: 32, minibatches: 2, entropy_weight: 0.01}",
     "joint": "{kind: ppo, credit: joint, value_clip: 0.2, episodes: 32, minibatches: 3}",
 }
+PLAIN = "{hidden: 8, action_hidden: 4}"
+POLICIES = {"profiles": "{hidden: 8, action_hidden: 4, profiles: {clusters: 3, sharpness: 1}}"}
 TRAIN = """
 import sys
 from pathlib import Path
@@ -70,11 +73,16 @@ train_memory(load_config(MemoryRecipe, Path(sys.argv[1]), []), Path(sys.argv[2])
 """
 
 
+def make_text(name: str) -> str:
+    """Return the recipe of an algorithm as YAML."""
+    return RECIPE.format(algorithm=ALGORITHMS[name], policy=POLICIES.get(name, PLAIN))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", list(ALGORITHMS))
 def test_two_processes_equal_one(algorithm: str, tmp_path: Path) -> None:
     recipe, script = tmp_path / "recipe.yaml", tmp_path / "train.py"
-    recipe.write_text(RECIPE.format(algorithm=ALGORITHMS[algorithm]), encoding="utf-8")
+    recipe.write_text(make_text(algorithm), encoding="utf-8")
     script.write_text(TRAIN, encoding="utf-8")
     train_memory(load_config(MemoryRecipe, recipe, []), tmp_path / "run1")
     launch("ddp", [str(script), str(recipe), str(tmp_path / "run2")])

@@ -21,7 +21,7 @@ updates: 6
 encoder: {{kind: tfidf, dimension: 8, min_documents: 1}}
 profile: {{clusters: 2}}
 cost_weight: {{max: 2.0}}
-policy: {{hidden: 16, dropout: 0.3}}
+policy: {policy}
 algorithm: {algorithm}
 optimiser: {{learning_rate: 0.01}}
 validation: {{every: 2, cost_weights: 5}}
@@ -31,6 +31,16 @@ ALGORITHMS = {
     "ppo": "{kind: ppo, episodes: 64, epochs: 3, minibatches: 2, target_kl: 0.02}",
     "grpo": "{kind: grpo, episodes: 64, group_size: 4, epochs: 2, minibatches: 3}",
     "expected_gradient": "{kind: expected_gradient, queries: 12}",
+    "reinforce": "{kind: reinforce, episodes: 64}",
+    "reinforce_critic": "{kind: reinforce, episodes: 64, baseline: critic}",
+    # groups of unequal size, so processes hold unequal numbers of rows
+    "prior_grpo": "{kind: prior_grpo, episodes: 64, epochs: 2, minibatches: 3}",
+    "forced_arms": "{kind: grpo, episodes: 32, group_size: 4, epochs: 2, minibatches: 3, "
+    "forced_arms: 1}",
+}
+POLICIES = {
+    "clusters": "{hidden: 16, dropout: 0.3}",
+    "kernel": "{hidden: 16, dropout: 0.3, kernel: {anchors: 4}, margin: 0.05}",
 }
 
 
@@ -61,12 +71,17 @@ def train(recipe: Path, folder: Path, processes: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
-def test_two_processes_equal_one(algorithm: str, tiny_table: OutcomeTable, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("algorithm", "policy"), [*((name, "clusters") for name in ALGORITHMS), ("ppo", "kernel")]
+)
+def test_two_processes_equal_one(
+    algorithm: str, policy: str, tiny_table: OutcomeTable, tmp_path: Path
+) -> None:
     table = tmp_path / "tiny"
     write_table(tiny_table, table)
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(RECIPE.format(table=table, algorithm=ALGORITHMS[algorithm]), encoding="utf-8")
+    text = RECIPE.format(table=table, algorithm=ALGORITHMS[algorithm], policy=POLICIES[policy])
+    recipe.write_text(text, encoding="utf-8")
     rows, weights = [], []
     for processes in (1, 2):
         folder = tmp_path / f"run{processes}"

@@ -82,6 +82,17 @@ def test_the_episode_seed_decides_the_cost_weight(tiny_data):
     np.testing.assert_array_equal(first["cost_weight"], second["cost_weight"])
 
 
+def test_an_environment_over_subsets_and_skip_has_their_outcomes():
+    pairs = {"kind": "subsets", "sizes": [1, 2], "combine": "best_of"}
+    actions = [pairs, {"kind": "skip", "cost_usd": 0, "score": 0.25}]
+    environment = gymnasium.make(ID, table="pocket", actions=actions, cost_weight=1.0)
+    assert environment.action_space.n == 8 + 28 + 1
+    environment.reset(seed=0)
+    _, reward, _, _, info = environment.step(36)
+    assert reward == info["reward_terms"]["outcome"] == 0.25
+    assert info["reward_terms"]["cost"] == 0
+
+
 def test_make_vec_builds_the_hand_batched_environment(tiny_data):
     vector = gymnasium.make_vec(ID, num_envs=4, data=tiny_data)
     assert isinstance(vector.unwrapped, SingleTurnVector)
@@ -94,6 +105,7 @@ def test_make_vec_builds_the_hand_batched_environment(tiny_data):
         ({"splits": "val"}, "unknown key 'splits'; did you mean 'split'?"),
         ({"feedback": "some"}, "feedback 'some' is unknown (allowed: bandit, full)"),
         ({"cost_weight": {"maximum": 2}}, "unknown key 'maximum'"),
+        ({"actions": [{"kind": "skip"}]}, "actions.0.cost_usd: Field required"),
         ({"cost_weight": -1}, "min: Input should be greater than or equal to 0"),
         ({"table": "no-such-table"}, "table 'no-such-table': no such folder"),
     ],

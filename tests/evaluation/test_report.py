@@ -12,7 +12,7 @@ import pytest
 from evaluation_examples import build_data, build_topics
 
 from rlroute.evaluation import labels
-from rlroute.evaluation.comparison import format_number, format_price, format_share
+from rlroute.evaluation.comparison import format_number, format_price, format_share, rank_singles
 from rlroute.evaluation.evaluate import evaluate_policies
 from rlroute.evaluation.figures import (
     draw_frontier,
@@ -189,3 +189,22 @@ def test_numbers_are_written_for_readers():
     assert format_duration(83) == "83.0 s"
     assert format_duration(163) == "2 min 43 s"
     assert format_duration(7260) == "2 h 01 min"
+
+
+def test_of_many_candidates_the_page_shows_those_that_matter_and_says_how_many(context, tmp_path):
+    draw = np.random.default_rng(0)
+    score_QK = draw.integers(2, size=(30, 60))
+    score_QK[:, 17] = 1  # the only one of worth, so the hull's and the oracle's
+    cost_QK = np.tile(np.linspace(1, 2, 60), (30, 1))
+    data = build_data(score_QK, cost_QK)
+    result = evaluate_policies([Oracle(), RandomCandidate()], data, data, [0.0, 1.0], bootstrap=5)
+    first = [one.candidate_id for one in rank_singles(result)[:2]]
+    ids = [candidate.id for candidate in data.table.candidates]
+    assert {ids[0], ids[17]} == set(first)
+    subset = dataclasses.replace(data.table.candidates[17], kind="subset")
+    candidates = [*data.table.candidates[:17], subset, *data.table.candidates[18:]]
+    write_report(tmp_path, result, dataclasses.replace(context, candidates=candidates))
+    text = " ".join(Page((tmp_path / "report.html").read_text(encoding="utf-8")).text.split())
+    assert "40 of 60: the best and the cheapest" in text
+    assert "asks all its members side by side" in text
+    assert draw_frontier(result).startswith(PNG)

@@ -20,6 +20,7 @@ from rlroute.evaluation.run_difference_report import (
     render_difference,
     write_difference,
 )
+from rlroute.evaluation.tests_of_difference import count_queries_needed
 from rlroute.policies.baselines import AlwaysCandidate, Oracle
 from rlroute.types import RLRouteError
 
@@ -82,6 +83,10 @@ def test_the_setting_is_the_least_common_weight_and_tells_where_they_differ(work
     assert setting.mcnemar is not None
     assert (setting.mcnemar.only_first, setting.mcnemar.only_second) == (0, 1)
     assert setting.mcnemar.exact_p == 1
+    # 1 of 4 queries disagrees: (1/4 - 1/16) * (2 / (1/4))^2
+    assert setting.queries_needed == 12
+    text = " ".join(describe_difference(worked))
+    assert "12 queries like these are needed: the 4 here are too few" in text
     assert not setting.equivalence.equivalent
 
 
@@ -103,6 +108,11 @@ def test_a_clear_difference_is_called_one(topics):
     )
     text = " ".join(describe_difference(topics))
     assert "dear is better than cheap in quality" in text
+    only = setting.mcnemar.only_first, setting.mcnemar.only_second
+    assert min(only) > 0
+    needed = count_queries_needed(sum(only) / 400, setting.quality.lead.value)
+    assert setting.queries_needed == needed < 400
+    assert "the 400 here are enough" in text
     assert "NOT shown to be equivalent" in text
     assert {task.task for task in setting.tasks} == {"topic 0", "topic 1"}
     assert sum(task.queries for task in setting.tasks) == 400
@@ -117,6 +127,7 @@ def test_a_router_against_its_like_is_equivalent_and_differs_nowhere():
     assert found.setting.equivalence.equivalent
     assert found.setting.queries == found.setting.moves == ()
     assert found.setting.permutation_p == 1
+    assert found.setting.queries_needed is None
     assert not found.aiq.lead.excludes_zero
     assert "equivalent within 0.5 points" in " ".join(describe_difference(found))
 
@@ -126,7 +137,9 @@ def test_graded_scores_have_no_mcnemar():
     pair = (enter(f"{k}", AlwaysCandidate(f"model-{k}"), data) for k in (0, 1))
     found = compare_contenders(*pair, Setting(), bootstrap=10)
     assert found.setting.mcnemar is None
+    assert found.setting.queries_needed is None
     assert "needs scores of 0 and 1" in " ".join(describe_difference(found))
+    assert "are needed" not in " ".join(describe_difference(found))
 
 
 def test_under_a_budget_each_has_its_own_weight():

@@ -80,6 +80,23 @@ def test_a_router_reads_back_exactly(folder: Path) -> None:
         assert torch.equal(back.scorer.state_dict()[name], value)
 
 
+def test_a_router_keeps_the_profiles_that_its_policy_started_from(tmp_path: Path) -> None:
+    bundle = make_bundle(profiles=True)
+    write_tier_bundle(bundle, tmp_path / "router")
+    back = read_tier_bundle(tmp_path / "router")
+    assert back.scorer.config.start == bundle.scorer.config.start
+    held, kept = bundle.scorer.state_dict(), back.scorer.state_dict()
+    assert {"start.score_CL", "start.projection_EP"} <= set(held)
+    assert all(torch.equal(kept[name], value) for name, value in held.items())
+    for counts, said in (
+        ([2, 3, 2, 3], "is \\[2, 3, 2, 3\\], the router"),
+        ([2, 3], "start.counts"),
+    ):
+        reseal(tmp_path / "router", lambda m, c=counts: m["policy"]["start"].update(counts=c))
+        with pytest.raises(RLRouteError, match=said):
+            read_tier_bundle(tmp_path / "router")
+
+
 def test_the_same_router_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     write_tier_bundle(make_bundle(), tmp_path / "again")
     for name in FILES:

@@ -84,6 +84,15 @@ def test_the_nearest_allowed_executor_is_the_cheaper_of_two_as_near():
     assert find_nearest(np.array([1, 0, 2, 1]), mask_BK).tolist() == [0, 2, 0, 1]
 
 
+def test_who_rests_stands_in_for_whoever_may_not_act_where_it_may():
+    mask_BK = np.array([[1, 1, 0], [0, 1, 0], [1, 1, 1]], dtype=np.bool_)
+    arm_B = np.array([2, 2, 2])
+    assert find_nearest(arm_B, mask_BK, rest=0).tolist() == [0, 1, 2]
+    assert find_nearest(arm_B, mask_BK).tolist() == [1, 1, 2]
+    taken = StaticPolicy(2).decide(make_inputs(mask_BK, rest=0))
+    assert taken.action_B.tolist() == [0, 1, 2]
+
+
 def test_a_static_policy_is_one_executor_for_sure():
     taken = StaticPolicy(1).decide(make_inputs(np.ones((3, 3))))
     assert taken.action_B.tolist() == [1, 1, 1]

@@ -11,7 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlroute.config import parse_config
-from rlroute.policies.step_scorer import ScorerPolicy, StepScorer, StepScorerConfig
+from rlroute.policies.step_scorer import (
+    EstimateColumns,
+    ScorerPolicy,
+    StepScorer,
+    StepScorerConfig,
+)
 from rlroute.policies.stepwise import ReadingPolicy, StepInputs
 from rlroute.types import Candidate, Prices, RLRouteError
 from rlroute.worlds.base import describe_executors
@@ -172,3 +177,24 @@ def test_impossible_shapes_are_refused_in_one_line(fields):
     with pytest.raises(RLRouteError, match=next(iter(fields))) as caught:
         parse_config(StepScorerConfig, {"features": 4, "described": 3} | fields, "policy")
     assert "\n" not in str(caught.value)
+
+
+# --- A start at estimates -------------------------------------------------------------------------
+
+
+def test_the_first_policy_is_that_of_the_estimates_at_the_cost_weight():
+    columns = EstimateColumns(expected=0, charge=2, sharpness=10.0)
+    config = StepScorerConfig(features=4, described=3, hidden=8, start=columns)
+    scorer = StepScorer(config).eval()
+    features_BF = torch.tensor([[0.5, 0.9, 0.1, 1.0], [0.5, 0.9, 0.1, 1.0]])
+    mask_BK = torch.ones((2, 2), dtype=torch.bool)
+    weight_B = torch.tensor([0.0, 1.0])
+    with torch.no_grad():
+        scores = scorer(features_BF, torch.as_tensor(describe("small", "large")), mask_BK, weight_B)
+    # 10 * (0.5, 0.9), and 10 * (0.5 - 0.1, 0.9 - 1.0)
+    np.testing.assert_allclose(scores.logits_BK, [[5.0, 9.0], [4.0, -1.0]], atol=1e-6)
+
+
+def test_a_start_without_sharpness_is_refused():
+    with pytest.raises(RLRouteError, match="sharpness"):
+        parse_config(EstimateColumns, {"expected": 0, "charge": 2, "sharpness": 0}, "test")

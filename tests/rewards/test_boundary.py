@@ -17,6 +17,7 @@ from rlroute.rewards.boundary import (
     BoundaryRewardConfig,
     TaxonomyConfig,
     classify,
+    make_yardstick,
     normalise_cost,
 )
 from rlroute.types import Prices, RLRouteError
@@ -190,3 +191,31 @@ def test_every_success_beats_every_failure_of_the_same_class():
         dearest = stack.combine(stack.score(make_ends(1, 1.0, hard=hard)), weight)
         cheapest = stack.combine(stack.score(make_ends(0, 0.0, hard=hard)), weight)
         assert dearest[0] > cheapest[0]
+
+
+# --- One scale for all tasks ----------------------------------------------------------------------
+
+
+def test_on_the_scale_of_train_a_step_too_many_is_paid_for():
+    stack = BoundaryReward(parse_config(BoundaryRewardConfig, {"scale": "train"}, "test"))
+    yardstick = make_yardstick(Boundary((1.0,), (1.0,), 1.0, 4.0), TaxonomyConfig(), train_cost=2.0)
+    assert (yardstick.cost_low, yardstick.cost_high) == (0.0, 2.0)
+    ends = BoundaryOutcomes(
+        score_N=np.ones(3, dtype=np.float32),
+        cost_N=np.array([0.5, 2.0, 5.0], dtype=np.float32),
+        cost_low_N=np.full(3, yardstick.cost_low, dtype=np.float32),
+        cost_high_N=np.full(3, yardstick.cost_high, dtype=np.float32),
+        hard_N=np.zeros(3, dtype=np.bool_),
+        failed_N=np.zeros(3, dtype=np.bool_),
+    )
+    np.testing.assert_allclose(stack.score(ends)["cost"], [0.25, 1.0, 2.5])
+    clipped = BoundaryReward(BoundaryRewardConfig()).score(ends)["cost"]
+    np.testing.assert_allclose(clipped, [0.25, 1.0, 1.0])
+
+
+def test_on_the_scale_of_train_the_references_are_shares_of_its_cost():
+    stack = BoundaryReward(parse_config(BoundaryRewardConfig, {"scale": "train"}, "test"))
+    boundary = Boundary((0.5,), (1.0,), cost_small=1.0, cost_large=5.0)
+    weight_N = np.array([0.3], dtype=np.float32)
+    found_N2 = stack.compute_references([boundary], np.array([False]), weight_N, train_cost=2.0)
+    np.testing.assert_allclose(found_N2[0], (0.5 - 0.15, 1.0 - 0.75), atol=1e-6)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlroute.rollout.plan import plan_episodes
+from rlroute.rollout.plan import FREE, force_arms, narrow_to_forced, plan_episodes
+from rlroute.types import FORCED, MEMBER
 
 FIELDS = ("query_index_B", "episode_seed_B", "action_seed_B", "group_B")
 
@@ -78,3 +79,26 @@ def test_seeds_fit_signed_integers_and_turns_draw_different_numbers():
     first_B, second_B = plan.draw_action_uniforms(0), plan.draw_action_uniforms(1)
     assert ((first_B >= 0) & (first_B < 1)).all()
     assert len(np.unique(np.concatenate([first_B, second_B]))) == 400
+
+
+def test_every_allowed_candidate_is_forced_in_every_group_and_holes_are_left_out():
+    allowed_QK = np.array([[True, True, True], [True, False, True]])
+    plan = plan_episodes(0, 0, queries=2, groups=2, group_size=2 + 2 * 3)
+    found = force_arms(plan, 3, 2, allowed_QK)
+    for group in range(2):
+        rows_B = found.group_B == group
+        query = found.query_index_B[rows_B][0]
+        expected = [0, 1, 2, 0, 1, 2] if query == 0 else [0, 2, 0, 2]
+        assert found.forced_arm_B[rows_B].tolist() == [FREE, FREE, *expected]
+        assert found.role_B[rows_B].tolist() == [MEMBER] * 2 + [FORCED] * len(expected)
+    free_B = found.forced_arm_B == FREE
+    own = plan_episodes(0, 0, queries=2, groups=2, group_size=2)
+    np.testing.assert_array_equal(found.action_seed_B[free_B], own.action_seed_B)
+    assert own.role_B is None
+
+
+def test_a_forced_lane_is_left_its_candidate_and_a_free_one_its_mask():
+    mask_BK = np.array([[True, True, False], [True, True, True]])
+    narrow_BK = narrow_to_forced(mask_BK, np.array([FREE, 2]))
+    assert narrow_BK.tolist() == [[True, True, False], [False, False, True]]
+    assert narrow_to_forced(mask_BK, None) is mask_BK

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlroute.rollout.step_plan import FREE, GroupShape, StepPlan, plan_static, plan_steps
+from rlroute.rollout.plan import FREE
+from rlroute.rollout.step_plan import GroupShape, StepPlan, plan_static, plan_steps
 from rlroute.types import FORCED, MEMBER, REFERENCE
 
 REFERENCE_SEEDS = np.arange(30) * 1000 + 7

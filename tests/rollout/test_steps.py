@@ -11,8 +11,9 @@ from rlroute.envs.step_budget import StepBudget
 from rlroute.envs.step_budget_vector import StepBudgetVector
 from rlroute.policies.step_baselines import BernoulliPolicy, RandomPolicy, StaticPolicy
 from rlroute.rewards.boundary import BoundaryReward, BoundaryRewardConfig, Yardstick
+from rlroute.rollout.plan import FREE
 from rlroute.rollout.stage import Stage, compute_rewards
-from rlroute.rollout.step_plan import FREE, plan_static
+from rlroute.rollout.step_plan import plan_static
 from rlroute.rollout.steps import collect_lanes, collect_worlds, narrow_mask
 from rlroute.types import FORCED, REFERENCE, Conversations
 from rlroute.worlds.chain import ChainLanes, ChainWorld

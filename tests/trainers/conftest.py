@@ -65,6 +65,13 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "grpo": {"kind": "grpo", "episodes": 256, "group_size": 8, "epochs": 2},
     "rloo": {"kind": "rloo", "episodes": 256, "group_size": 8, "epochs": 2},
     "expected_gradient": {"kind": "expected_gradient", "queries": 64},
+    "reinforce": {"kind": "reinforce", "episodes": 256},
+    "reinforce_none": {"kind": "reinforce", "episodes": 256, "baseline": "none"},
+    "reinforce_critic": {"kind": "reinforce", "episodes": 256, "baseline": "critic"},
+    "prior_grpo": {"kind": "prior_grpo", "episodes": 128, "epochs": 2},
+    "forced_arms": {
+        **{"kind": "grpo", "episodes": 128, "group_size": 4, "epochs": 2, "forced_arms": 1},
+    },
 }
 
 

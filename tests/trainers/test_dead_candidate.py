@@ -62,6 +62,7 @@ def test_a_dead_candidate_is_never_preferred(
             data.candidate_features_KD,
             data.table.present_QK,
             weight_Q,
+            served=False,
         )
         return float(scores.logp_BK.exp()[:, dead].mean())
 

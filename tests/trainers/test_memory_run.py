@@ -28,6 +28,7 @@ RLOO = {"kind": "rloo", "episodes": 32, "group_size": 4, "minibatches": 2, "epoc
 GRPO = RLOO | {"kind": "grpo"}
 RULES = {"kind": "rules"}
 SMALL, LARGE = ({"kind": "llm", "candidate": name} for name in ("small", "large"))
+PROFILES = {"hidden": 16, "action_hidden": 8, "profiles": {"clusters": 3, "directions": 2}}
 WINDOW = {"cost": {"kind": "window", "size": 50}, "alignment": {"size": 80, "warm_up": 20}}
 
 
@@ -160,13 +161,17 @@ def test_a_run_leaves_its_files_and_metrics_under_their_fixed_names(make_recipe,
 
 
 @pytest.mark.parametrize(
-    "algorithm", [PPO, JOINT, RLOO, GRPO], ids=["ppo", "joint", "rloo", "grpo"]
+    ("algorithm", "changes"),
+    [(PPO, {}), (JOINT, {}), (RLOO, {}), (GRPO, {}), (PPO, {"policy": PROFILES})],
+    ids=["ppo", "joint", "rloo", "grpo", "profiles"],
 )
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(algorithm, make_recipe, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    algorithm, changes, make_recipe, tmp_path
+):
     whole, parted = tmp_path / "whole", tmp_path / "parted"
-    recipe = make_recipe(algorithm)
+    recipe = make_recipe(algorithm, **changes)
     train_memory(recipe, whole)
-    train_memory(make_recipe(algorithm, updates=2), parted)
+    train_memory(make_recipe(algorithm, updates=2, **changes), parted)
     rows = (whole / "metrics.jsonl").read_text("utf-8").splitlines()
     behind = "\n".join(rows[:4]) + "\n" + rows[4][:40]  # behind the checkpoint, and torn
     (parted / "metrics.jsonl").write_text(behind, "utf-8")
@@ -224,6 +229,20 @@ def test_a_live_run_equals_a_tabulated_one_bit_for_bit(make_recipe, tmp_path):
     assert read_weights(tmp_path / "tabulated", 3) == read_weights(tmp_path / "live", 3)
     assert read_timeless(tmp_path / "tabulated") == read_timeless(tmp_path / "live")
     assert (tmp_path / "live" / "module_runs.jsonl").stat().st_size > 1000
+
+
+def test_what_a_live_run_paid_for_outlives_it(make_recipe, tmp_path):
+    recipe, run = make_recipe(updates=1, outcomes={"kind": "live"}), tmp_path / "run"
+    train_memory(recipe, run)
+    paid, weights = (run / "module_runs.jsonl").read_bytes(), read_weights(run, 1)
+    train_memory(recipe, run, overwrite=True)
+    assert (run / "module_runs.jsonl").read_bytes() == paid  # nothing ran again
+    assert read_weights(run, 1) == weights
+    shutil.rmtree(run)
+    run.mkdir()
+    (run / "module_runs.jsonl").write_bytes(paid)
+    train_memory(recipe, run)  # alone it is no run that stands in the way
+    assert (run / "module_runs.jsonl").read_bytes() == paid
 
 
 def test_what_ran_once_is_never_run_again(make_recipe, tmp_path, monkeypatch):
@@ -350,6 +369,8 @@ def test_tiers_that_are_no_choice_are_refused_before_anything_is_trained(
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     assert not (tmp_path / "run" / CHECKPOINTS_FOLDER).exists()
+    if message == "gone":  # not even opened
+        assert not (tmp_path / "run").exists()
 
 
 def test_a_policy_must_see_a_cost_weight_that_varies(make_recipe):

@@ -164,8 +164,10 @@ def test_a_run_leaves_its_files_and_metrics_under_their_fixed_names(make_recipe,
     }  # fmt: skip
     assert expected <= set(rows[-1])
     assert 0 < rows[-1]["cost/budget_used"] <= 1
-    total = sum(row["cost/usd_per_query"] * 16 for row in rows[1:])
+    total = sum(row["cost/usd_update"] for row in rows[1:])
     assert state.cost_usd_total == pytest.approx(total)
+    own = sum(row["cost/usd_per_query"] * 16 for row in rows[1:])
+    assert total > 1.2 * own  # forced arms and stored rollouts are paid for too
     assert [path.name for path in list_checkpoints(folder / CHECKPOINTS_FOLDER)] == ["step-6"]
     facts = json.loads((folder / "run.json").read_text("utf-8"))
     assert (facts["world"], facts["command"]) == ("chain", "rlroute train recipe.yaml")
