@@ -57,6 +57,6 @@ def count_hacked(adv_NV: Tensor, weight_NV: Tensor, valid_N: Tensor) -> Tensor:
     """Return at how many valid steps the head of most weight has the largest advantage.
 
     Divided by the valid steps this is the hack rate: 1 for an actor that follows the largest
-    advantage, about what chance gives where the head in use is fixed.
+    advantage; where the head in use is fixed, how often it happens to be the largest.
     """
     return ((adv_NV.argmax(dim=1) == weight_NV.argmax(dim=1)) & valid_N).sum()

@@ -175,27 +175,8 @@ class RLOOConfig(GroupAlgorithm):
     kind: Literal["rloo"]
 
 
-class ExpectedGradientConfig(StrictModel):
-    """The exact expected policy gradient; needs full feedback, one step per `queries` queries."""
-
-    kind: Literal["expected_gradient"]
-    queries: PositiveInt = 512
-    entropy_weight: NonNegative = 0.0
-    entropy_decay: Decay = "linear"
-
-    @property
-    def episodes(self) -> int:
-        """Episodes per update: one for each query."""
-        return self.queries
-
-    @property
-    def group_size(self) -> int:
-        """Episodes that are compared with each other: none, all outcomes are known."""
-        return 1
-
-
-class LogAlgorithm(StrictModel):
-    """What the algorithms that learn from a log share: one step per `queries` logged queries."""
+class QueryBatchAlgorithm(StrictModel):
+    """What the algorithms share that take one step per `queries` queries, each seen once."""
 
     queries: PositiveInt = 512
     entropy_weight: NonNegative = 0.0
@@ -210,6 +191,16 @@ class LogAlgorithm(StrictModel):
     def group_size(self) -> int:
         """Episodes that are compared with each other: none."""
         return 1
+
+
+class ExpectedGradientConfig(QueryBatchAlgorithm):
+    """The exact expected policy gradient; needs full feedback."""
+
+    kind: Literal["expected_gradient"]
+
+
+class LogAlgorithm(QueryBatchAlgorithm):
+    """What the algorithms that learn from a log share."""
 
 
 class OffPolicyConfig(LogAlgorithm):

@@ -33,6 +33,7 @@ tracking: {{wandb: false}}
 """
 ALGORITHMS = {
     "ppo": "{kind: ppo, episodes: 32, minibatches: 2, kl_weight: 0.01, entropy_weight: 0.01}",
+    "horizons": "{kind: ppo, episodes: 32, minibatches: 2, critic: {actor: 0.999}}",
     "anchored": "{kind: grpo, episodes: 16, group_size: 4, epochs: 2, minibatches: 3, "
     "kl_weight: 0.01, reference_rollout: true, forced_arms: true}",
 }
