@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,19 @@ def world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The world as a table on disk."""
     folder = tmp_path_factory.mktemp("tables") / "world"
     write_table(make_world(), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def large_world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same world with more queries, and prices that tell the candidates apart by themselves."""
+    folder = tmp_path_factory.mktemp("tables") / "large"
+    world = make_world(2400)
+    priced = [
+        dataclasses.replace(candidate, prices=Prices(1.0 + k, 2.0))
+        for k, candidate in enumerate(world.candidates)
+    ]
+    write_table(dataclasses.replace(world, candidates=tuple(priced)), folder)
     return folder
 
 
