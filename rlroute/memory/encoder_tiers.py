@@ -28,6 +28,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -56,6 +57,7 @@ from rlroute.memory.rules_dates import find_dates
 from rlroute.types import TOKENS_PER_PRICE, FloatArray, IntArray, Usage
 
 VERSION = "encoder 1"
+REMEMBERED_NOTES = 65536
 COSINE_SHARE, OVERLAP_SHARE = 0.7, 0.3
 SCORE_DECIMALS = 6
 
@@ -333,6 +335,7 @@ def drop_repetitions(notes: Mapping[str, Sequence[str]]) -> dict[str, list[str]]
     return kept
 
 
+@lru_cache(maxsize=REMEMBERED_NOTES)
 def find_note_date(note: str) -> str:
     """Return the first written-out date of a note in ISO form, empty where it has none."""
     return next((mention.date for mention in find_dates(note) if mention.date), "")

@@ -37,6 +37,7 @@ from rlroute.memory.rules_dates import find_dates, parse_day, remove_dates, writ
 from rlroute.types import RLRouteError
 
 VERSION = "rules 1"
+REMEMBERED_CHUNKS = 8192
 WORD = re.compile(r"\w+")
 NAME = r"[A-Z][\w'-]*(?: [A-Z][\w'-]*)*"
 
@@ -84,20 +85,30 @@ class Sentence:
 def read_sentences(chunks: Sequence[Chunk]) -> Iterator[Sentence]:
     """Yield the sentences of chunks, in order, a sentence that was cut in two as two."""
     for chunk in chunks:
-        told_on = parse_day(chunk.when)
-        said_on = write_day(chunk.when)
-        for line in chunk.text.splitlines():
-            spoken = read_line(line)
-            for text in split_sentences(spoken.text):
-                mentions = [mention for mention in find_dates(text, told_on) if mention.date]
-                absolute = [mention.date for mention in mentions if not mention.relative]
-                yield Sentence(
+        yield from read_chunk(chunk)
+
+
+@lru_cache(maxsize=REMEMBERED_CHUNKS)
+def read_chunk(chunk: Chunk) -> tuple[Sentence, ...]:
+    """Return the sentences of a chunk; every extractor reads the same few chunks."""
+    told_on = parse_day(chunk.when)
+    said_on = write_day(chunk.when)
+    sentences = []
+    for line in chunk.text.splitlines():
+        spoken = read_line(line)
+        for text in split_sentences(spoken.text):
+            mentions = [mention for mention in find_dates(text, told_on) if mention.date]
+            absolute = [mention.date for mention in mentions if not mention.relative]
+            sentences.append(
+                Sentence(
                     spoken.speaker,
                     remove_dates(text),
                     said_on,
                     absolute[0] if absolute else "",
                     mentions[0].date if mentions else "",
                 )
+            )
+    return tuple(sentences)
 
 
 @lru_cache(maxsize=1)

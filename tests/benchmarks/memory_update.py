@@ -1,4 +1,4 @@
-"""How long one update of memory-tier routing takes: 32 episodes, both credits, side by side.
+"""How long one update of memory-tier routing takes: 32 episodes, by credit and start, side by side.
 
     PYTHONPATH=.:tests python tests/benchmarks/memory_update.py [--episodes 32] [--rounds 30]
 
@@ -18,13 +18,15 @@ from planted_tiers import make_tree, start
 
 from rlroute.trainers.update import update_policy
 
+STARTS = {"uniform": None, "profiles": {"clusters": 4, "sharpness": 100}}
 
-def measure(credit: str, episodes: int, rounds: int) -> tuple[float, float]:
+
+def measure(credit: str, begin: str, episodes: int, rounds: int) -> tuple[float, float]:
     """Return the medians of collecting and updating, in milliseconds."""
     tree = make_tree(np.tile(np.linspace(0.2, 0.9, 243), (4, 1)))
     algorithm = {"kind": "ppo", "credit": credit, "episodes": episodes, "minibatches": 1}
     settings = {**algorithm, "epochs": 4, "target_kl": None}
-    run = start(tree, algorithm=settings, policy={"hidden": 256})
+    run = start(tree, algorithm=settings, policy={"hidden": 256, "profiles": STARTS[begin]})
     problem, learner = run.problem, run.learner
     seconds: list[tuple[float, float]] = []
     for update in range(rounds):
@@ -38,16 +40,17 @@ def measure(credit: str, episodes: int, rounds: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Print a row for each credit."""
+    """Print a row for each credit and start."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--episodes", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=30)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{'credit':<10}{'collect, ms':>14}{'update, ms':>14}")
+    print(f"{'credit':<10}{'start':<10}{'collect, ms':>14}{'update, ms':>14}")
     for credit in ("decision", "joint"):
-        collect, learn = measure(credit, arguments.episodes, arguments.rounds)
-        print(f"{credit:<10}{collect:>14.1f}{learn:>14.1f}")
+        for begin in STARTS:
+            collect, learn = measure(credit, begin, arguments.episodes, arguments.rounds)
+            print(f"{credit:<10}{begin:<10}{collect:>14.1f}{learn:>14.1f}")
 
 
 if __name__ == "__main__":
