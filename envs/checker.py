@@ -379,7 +379,10 @@ def check_reward_terms(environment: AnyEnv, step: PlayedStep, observation: Any) 
         raise CheckError("the reward is NaN, but all its terms are defined")
     if not hasattr(environment, "rewards") or "cost_weight" not in observation:
         return
-    expected = environment.rewards.combine(terms, np.asarray(observation["cost_weight"]))[0]
+    weights = [np.asarray(observation["cost_weight"])]
+    if "latency_weight" in observation:
+        weights.append(np.asarray(observation["latency_weight"]))
+    expected = environment.rewards.combine(terms, *weights)[0]
     if not np.isclose(step.reward, expected, rtol=1e-5, atol=1e-6, equal_nan=True):
         raise CheckError(f"the reward is {step.reward:g}, its terms combine to {expected:g}")
 

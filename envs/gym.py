@@ -5,7 +5,7 @@ It leaves out live pools: whatever waits belongs to `rlroute.rollout.engine`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import gymnasium
@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from rlroute.data.routing_data import RoutingData
+from rlroute.envs.preferences import COST_ALONE, LatencyWeightConfig, Preferences
 from rlroute.envs.single_turn import CostWeightConfig, SingleTurn, compute_outcome_terms
 from rlroute.pool.recorded import RecordedPool
 from rlroute.types import Observation, Query
@@ -21,19 +22,35 @@ GymObservation = dict[str, np.ndarray[Any, Any]]
 Feedback = Literal["bandit", "full"]
 
 
-def build_observation_space(data: RoutingData, cost_weights: CostWeightConfig) -> spaces.Dict:
+def build_observation_space(
+    data: RoutingData, cost_weights: CostWeightConfig, preferences: Preferences = COST_ALONE
+) -> spaces.Dict:
     """Return the space of one observation (names and shapes as in the environment's table)."""
     candidates, width = data.candidate_features_KD.shape
-    return spaces.Dict(
-        {
-            "features": spaces.Box(-np.inf, np.inf, (data.features_QF.shape[1],), np.float32),
-            "candidates": spaces.Box(-np.inf, np.inf, (candidates, width), np.float32),
-            "mask": spaces.MultiBinary(candidates),
-            "cost_weight": spaces.Box(
-                np.float32(cost_weights.min), np.float32(cost_weights.max), (1,), np.float32
-            ),
-        }
-    )
+    users, share = preferences.users, preferences.user_share
+    cost_range = make_range(cost_weights, [user.cost_weight for user in users], share)
+    parts: dict[str, spaces.Space[Any]] = {
+        "features": spaces.Box(-np.inf, np.inf, (data.features_QF.shape[1],), np.float32),
+        "candidates": spaces.Box(-np.inf, np.inf, (candidates, width), np.float32),
+        "mask": spaces.MultiBinary(candidates),
+        "cost_weight": spaces.Box(*cost_range, (1,), np.float32),
+    }
+    if data.latency_reference_seconds is not None:
+        weights = preferences.latency_weights
+        latency_range = make_range(weights, [user.latency_weight for user in users], share)
+        parts["latency_weight"] = spaces.Box(*latency_range, (1,), np.float32)
+    if preferences.biased:
+        parts["candidate_bias"] = spaces.Box(-1, 1, (candidates,), np.float32)
+    return spaces.Dict(parts)
+
+
+def make_range(
+    weights: CostWeightConfig | LatencyWeightConfig, users: Sequence[float], user_share: float
+) -> tuple[np.float32, np.float32]:
+    """Return the least and the greatest weight of an episode: as drawn, and as users have them."""
+    drawn = [] if users and user_share == 1 else [weights.min, weights.max]
+    found = [*users, *drawn]
+    return np.float32(min(found)), np.float32(max(found))
 
 
 def to_gym_observation(observation: Observation) -> GymObservation:
@@ -41,12 +58,17 @@ def to_gym_observation(observation: Observation) -> GymObservation:
 
     They are copies: users keep observations, and a shared one would change under their hands.
     """
-    return {
+    arrays: GymObservation = {
         "features": observation.features_F.copy(),
         "candidates": observation.candidate_features_KD.copy(),
         "mask": observation.mask_K.astype(np.int8),
         "cost_weight": np.array([observation.cost_weight], dtype=np.float32),
     }
+    if observation.latency_weight is not None:
+        arrays["latency_weight"] = np.array([observation.latency_weight], dtype=np.float32)
+    if observation.candidate_bias_K is not None:
+        arrays["candidate_bias"] = observation.candidate_bias_K.copy()
+    return arrays
 
 
 class SingleTurnGym(gymnasium.Env[GymObservation, np.int64]):
@@ -68,13 +90,16 @@ class SingleTurnGym(gymnasium.Env[GymObservation, np.int64]):
         data: RoutingData,
         cost_weights: CostWeightConfig | None = None,
         feedback: Feedback = "bandit",
+        preferences: Preferences = COST_ALONE,
     ) -> None:
         weights = cost_weights or CostWeightConfig()
-        self.environment = SingleTurn(data, weights)
+        self.environment = SingleTurn(data, weights, preferences)
         self.rewards = self.environment.rewards
         self.pool = RecordedPool(data.table)
         self.feedback = feedback
-        self.observation_space: spaces.Space[Any] = build_observation_space(data, weights)
+        self.observation_space: spaces.Space[Any] = build_observation_space(
+            data, weights, preferences
+        )
         self.action_space = spaces.Discrete(len(data.table.candidates))
 
     def reset(
@@ -104,14 +129,18 @@ class SingleTurnGym(gymnasium.Env[GymObservation, np.int64]):
             name: np.float32(np.nan if value is None else value)
             for name, value in step.reward_terms.items()
         }
+        weights = self.environment.weights
         reward = self.environment.rewards.combine(
             {name: np.array([value]) for name, value in terms.items()},
-            np.array([step.observation.cost_weight], dtype=np.float32),
+            weights.cost_weight_B,
+            weights.latency_weight_B,
         )
         info: dict[str, Any] = {"reward_terms": terms}
         if self.feedback == "full":
             row_1 = np.array([self.environment.row])
-            terms_1K = compute_outcome_terms(self.environment.data, row_1)
+            terms_1K = compute_outcome_terms(
+                self.environment.data, row_1, weights.candidate_bias_BK
+            )
             info["outcome_terms"] = {name: value_1K[0] for name, value_1K in terms_1K.items()}
         observation = to_gym_observation(step.observation)
         return observation, float(reward[0]), step.terminated, step.truncated, info

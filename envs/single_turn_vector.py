@@ -20,10 +20,11 @@ from gymnasium.vector.utils import batch_space
 
 from rlroute.data.routing_data import RoutingData
 from rlroute.envs.gym import Feedback, GymObservation, build_observation_space
+from rlroute.envs.preferences import COST_ALONE, Preferences
 from rlroute.envs.single_turn import CostWeightConfig, build_reward_stack, compute_outcome_terms
 from rlroute.rewards.base import Outcomes
 from rlroute.seeding import mix
-from rlroute.types import FloatArray, IntArray
+from rlroute.types import IntArray
 
 
 class SingleTurnVector(VectorEnv[GymObservation, IntArray, np.ndarray[Any, Any]]):
@@ -42,14 +43,19 @@ class SingleTurnVector(VectorEnv[GymObservation, IntArray, np.ndarray[Any, Any]]
         num_envs: int,
         cost_weights: CostWeightConfig | None = None,
         feedback: Feedback = "bandit",
+        preferences: Preferences = COST_ALONE,
     ) -> None:
         super().__init__()
+        preferences.check(data)
         self.data = data
         self.num_envs = num_envs
         self.cost_weights = cost_weights or CostWeightConfig()
+        self.preferences = preferences
         self.feedback = feedback
-        self.rewards = build_reward_stack(data)
-        self.single_observation_space = build_observation_space(data, self.cost_weights)
+        self.rewards = build_reward_stack(data, biased=preferences.biased)
+        self.single_observation_space = build_observation_space(
+            data, self.cost_weights, preferences
+        )
         self.single_action_space = spaces.Discrete(len(data.table.candidates))
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -96,23 +102,41 @@ class SingleTurnVector(VectorEnv[GymObservation, IntArray, np.ndarray[Any, Any]]
         `info` holds `reward_terms` (name -> [B]), `final_obs`, and under full feedback
         `outcome_terms` (name -> [B, K]).
         """
+        info = self.end_episodes(actions)
+        weights = self.weights
+        reward_B = self.rewards.combine(
+            info["reward_terms"], weights.cost_weight_B, weights.latency_weight_B
+        )
+        info["final_obs"] = self.build_observation()
+        self.episode += 1
+        self.draw_episodes()
+        ended_B = np.ones(self.num_envs, dtype=np.bool_)
+        return self.build_observation(), reward_B, ended_B, ~ended_B, info
+
+    def end_episodes(self, actions: IntArray) -> dict[str, Any]:
+        """Decide in all lanes and return `info`, without observations; no episode is begun.
+
+        That is all a driver needs which hands over every episode by `reset`.
+
+        Raises:
+            ValueError: as `step`.
+        """
         table = self.data.table
         self.check_actions(actions)
+        bias_BK = self.weights.candidate_bias_BK
         terms = self.rewards.score(
             Outcomes(
                 score_N=table.score_QK[self.query_index_B, actions],
                 cost_usd_N=table.cost_usd_QK[self.query_index_B, actions],
                 failed_N=np.zeros(self.num_envs, dtype=np.bool_),
+                latency_seconds_N=table.latency_seconds_QK[self.query_index_B, actions],
+                bias_N=None if bias_BK is None else bias_BK[self.lane_B, actions],
             )
         )
-        reward_B = self.rewards.combine(terms, self.cost_weight_B)
-        info: dict[str, Any] = {"reward_terms": terms, "final_obs": self.build_observation()}
+        info: dict[str, Any] = {"reward_terms": terms}
         if self.feedback == "full":
-            info["outcome_terms"] = compute_outcome_terms(self.data, self.query_index_B)
-        self.episode += 1
-        self.draw_episodes()
-        ended_B = np.ones(self.num_envs, dtype=np.bool_)
-        return self.build_observation(), reward_B, ended_B, ~ended_B, info
+            info["outcome_terms"] = compute_outcome_terms(self.data, self.query_index_B, bias_BK)
+        return info
 
     def check_actions(self, actions: IntArray) -> None:
         """Refuse actions that are masked or out of range; see the class."""
@@ -133,17 +157,23 @@ class SingleTurnVector(VectorEnv[GymObservation, IntArray, np.ndarray[Any, Any]]
     def start_episodes(self, query_index_B: IntArray, episode_seed_B: IntArray) -> None:
         """Put lane b at the start of an episode of query `query_index_B[b]`."""
         self.query_index_B = query_index_B
-        self.cost_weight_B: FloatArray = self.cost_weights.draw(episode_seed_B)
+        drawn_B = self.cost_weights.draw(episode_seed_B)
+        self.weights = self.preferences.draw(drawn_B, episode_seed_B, self.data)
 
     def build_observation(self) -> GymObservation:
         """Return the batched observation of all lanes."""
-        candidates_KD = self.data.candidate_features_KD
-        return {
+        candidates_KD, weights = self.data.candidate_features_KD, self.weights
+        observation: GymObservation = {
             "features": self.data.features_QF[self.query_index_B],
             "candidates": np.broadcast_to(candidates_KD, (self.num_envs, *candidates_KD.shape)),
             "mask": self.data.table.present_QK[self.query_index_B].astype(np.int8),
-            "cost_weight": self.cost_weight_B[:, None],
+            "cost_weight": weights.cost_weight_B[:, None],
         }
+        if weights.latency_weight_B is not None:
+            observation["latency_weight"] = weights.latency_weight_B[:, None]
+        if weights.candidate_bias_BK is not None:
+            observation["candidate_bias"] = weights.candidate_bias_BK
+        return observation
 
 
 def make_single_turn_vector(num_envs: int = 1, **arguments: Any) -> gymnasium.vector.VectorEnv:

@@ -5,6 +5,8 @@ stack computes all terms and, as the last act before an advantage is taken, comb
 
     reward = sum over terms of weight(term, cost weight) * term
 
+(the term `latency` has the latency weight in place of the cost weight).
+
 A combined reward is undefined as soon as one of its terms is, and an undefined reward is never
 trained on. The same functions serve one episode (arrays of one) and thousands of lanes.
 """
@@ -19,14 +21,22 @@ import numpy as np
 
 from rlroute.types import BoolArray, FloatArray, Reply
 
+LATENCY = "latency"  # the term that follows the latency weight
+
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What N calls returned: score in [0, 1], cost in USD, and whether the call failed."""
+    """What N calls returned: score in [0, 1], cost in USD, and whether the call failed.
+
+    Where a term reads them also how long it took (NaN: not measured), and how much the episode's
+    user favours the candidate that was asked.
+    """
 
     score_N: FloatArray
     cost_usd_N: FloatArray
     failed_N: BoolArray
+    latency_seconds_N: FloatArray | None = None
+    bias_N: FloatArray | None = None
 
 
 class RewardTerm(Protocol):
@@ -53,12 +63,27 @@ class RewardStack:
         """Return every term apart: name -> [N]."""
         return {term.name: term.compute(outcomes) for term in self.terms}
 
-    def combine(self, values: Mapping[str, FloatArray], cost_weight_N: FloatArray) -> FloatArray:
+    def combine(
+        self,
+        values: Mapping[str, FloatArray],
+        cost_weight_N: FloatArray,
+        latency_weight_N: FloatArray | None = None,
+    ) -> FloatArray:
         """Return the combined reward, shaped as the terms; NaN where any term is undefined.
 
-        `cost_weight_N` must broadcast against the terms.
+        The weights must broadcast against the terms; that of latency is read by the term `latency`.
+
+        Raises:
+            ValueError: there is such a term and no weight for it, or the other way round.
         """
-        weighed = [term.weigh(cost_weight_N) * values[term.name] for term in self.terms]
+        weights = {LATENCY: latency_weight_N}
+        if any(term.name == LATENCY for term in self.terms) != (latency_weight_N is not None):
+            raise ValueError("a latency weight goes with a term 'latency', and neither alone")
+        weighed = [
+            term.weigh(cost_weight_N if (own := weights.get(term.name)) is None else own)
+            * values[term.name]
+            for term in self.terms
+        ]
         return np.asarray(np.sum(weighed, axis=0), dtype=np.float32)
 
 
@@ -70,4 +95,11 @@ def collect_outcomes(replies: Sequence[Reply]) -> Outcomes:
         ),
         cost_usd_N=np.array([reply.cost_usd for reply in replies], dtype=np.float32),
         failed_N=np.array([reply.failure is not None for reply in replies], dtype=np.bool_),
+        latency_seconds_N=np.array(
+            [
+                np.nan if reply.latency_seconds is None else reply.latency_seconds
+                for reply in replies
+            ],
+            dtype=np.float32,
+        ),
     )

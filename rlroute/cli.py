@@ -74,7 +74,7 @@ def evaluate(
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="RUN", help="A single-turn run.")],
+    first: Annotated[Path, typer.Argument(metavar="RUN", help="A run: single-turn or stream.")],
     second: Annotated[Path, typer.Argument(metavar="RUN", help="Another on the same table.")],
     at_weight: Annotated[
         float | None, typer.Option(help="Cost weight to compare query by query at.")
@@ -95,7 +95,7 @@ def compare(
 
 @app.command()
 def sweep(
-    recipe: Annotated[Path, typer.Argument(help="A single-turn recipe, a YAML file.")],
+    recipe: Annotated[Path, typer.Argument(help="A recipe, YAML: single-turn or stream.")],
     overrides: Overrides = None,
     seeds: Annotated[str, typer.Option(help="Seeds of every setting, e.g. 0,1,2.")] = "0,1,2",
     set_: Annotated[
@@ -132,6 +132,46 @@ def export(
     from rlroute.runs import export_run
 
     export_run(run, to, add or [])
+
+
+@app.command()
+def profile(
+    candidate: Annotated[str, typer.Argument(help="The id of the new model.")],
+    out: Annotated[Path, typer.Option(help="The folder that its outcomes go to.")],
+    table: Annotated[
+        str | None, typer.Option(help="A table that holds its outcomes, in place of live calls.")
+    ] = None,
+    queries: Annotated[
+        Path | None, typer.Option(help="A JSONL file of id, text, references, task, ...")
+    ] = None,
+    pool: Annotated[Path | None, typer.Option(help="pool.yaml with the new model.")] = None,
+    grade: Annotated[str | None, typer.Option(help="As of rlroute collect.")] = None,
+    judge: Annotated[str | None, typer.Option(help="The candidate that grades.")] = None,
+    max_usd: Annotated[float | None, typer.Option(help="Hard cap; needed for live calls.")] = None,
+    tasks: Annotated[int, typer.Option(help="At most so many tasks.")] = 50,
+    shots: Annotated[int, typer.Option(help="At most so many train queries of each.")] = 20,
+    split: Annotated[
+        str, typer.Option(help="Fractions of train, val, test where queries state none.")
+    ] = "0.7,0.1,0.2",
+    seed: Annotated[int, typer.Option(help="Of the draw, and of splits.")] = 0,
+    dry_run: Annotated[bool, typer.Option(help="Print a forecast; ask nobody.")] = False,
+) -> None:
+    """Give a new model an aptitude test; write what export --add takes."""
+    from rlroute.collection.aptitude import Sitting, run_profile
+    from rlroute.collection.query_run import Collection
+
+    stated = Collection(
+        queries or Path(),
+        pool or Path(),
+        grade or "",
+        out,
+        judge=judge,
+        max_usd=max_usd,
+        split=split,
+        seed=seed,
+        dry_run=dry_run,
+    )
+    run_profile(Sitting(candidate, tasks, shots, seed), stated, table)
 
 
 @app.command()

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import copy
 import math
-import numbers
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,11 +28,14 @@ import torch
 
 from rlroute.data.candidate_files import check_profiles, dump_candidates, parse_candidates
 from rlroute.data.encoders import check_endpoint
-from rlroute.data.profile_calls import profile_from_results
+from rlroute.data.newcomer_profiles import DEFAULT_SWITCHES, profile_from_results
 from rlroute.data.repricing import check_prices, reprice_candidates
+from rlroute.data.route_profiles import ProfileSwitches
 from rlroute.data.routing_data import build_candidate_features
 from rlroute.data.table import OutcomeTable
+from rlroute.data.users import Preference, UserWeights
 from rlroute.export.bundle import WEIGHTS_FILE, BundleContents, read_bundle
+from rlroute.export.wishes import read_wishes
 from rlroute.policies.decision import score
 from rlroute.policies.weights import build_scorer
 from rlroute.types import BoolArray, Candidate, Prices, RLRouteError
@@ -52,7 +54,7 @@ class Route:
     `estimated_quality` and `estimated_cost_usd` are what the policy weighs against each other. They
     start at the candidate's means on the train split and are shaped by the reward of decisions
     alone, so they rank candidates and are not calibrated forecasts; a quality may lie outside [0,
-    1].
+    1]. `estimated_latency_seconds` is there where the policy weighs latency.
     """
 
     candidate_id: str
@@ -64,6 +66,8 @@ class Route:
     members: tuple[str, ...]
     models: tuple[str, ...]
     efforts: tuple[str | None, ...]
+    latency_weight: float = 0.0
+    estimated_latency_seconds: dict[str, float] | None = None
 
     @property
     def effort(self) -> str | None:
@@ -76,19 +80,28 @@ class Router:
 
     `candidates` have their measured profiles, `cost_weight_range` is what the policy was trained
     for, `cost_reference_usd` is the cost that a cost weight refers to (mean train cost of the
-    dearest candidate), `summary` says what was trained on what.
+    dearest candidate), `summary` says what was trained on what. `latency_weight_range` is (0, 0)
+    where latency does not count, otherwise the unit is `latency_reference_seconds` (mean train
+    latency of the slowest candidate). `users` are those that can be named.
     """
 
     candidates: tuple[Candidate, ...]
     cost_weight_range: tuple[float, float]
     cost_reference_usd: float
     summary: dict[str, Any]
+    latency_weight_range: tuple[float, float]
+    latency_reference_seconds: float | None
+    users: dict[str, UserWeights]
 
     def __init__(self, contents: BundleContents, source: str | Path = "router") -> None:
         """Build a router from its parts, which must fit; `source` names them in errors."""
         self.cost_weight_range = (contents.cost_weight_min, contents.cost_weight_max)
         self.cost_reference_usd = contents.scale.cost_reference_usd
         self.summary = contents.summary
+        self.latency_reference_seconds = contents.scale.latency_reference_seconds
+        self._wishes = read_wishes(contents)
+        self.latency_weight_range = self._wishes.latency_weights
+        self.users = dict(self._wishes.users)
         self._scale = contents.scale
         self._encoder = contents.encoder
         # The tokenizer of a transformer is changed by every call, so one thread at a time uses it.
@@ -125,10 +138,15 @@ class Router:
         text: str,
         *,
         cost_weight: float = 0.0,
+        latency_weight: float | None = None,
+        user: str | UserWeights | None = None,
         allowed: Collection[str] | None = None,
         prices: Mapping[str, Prices] | None = None,
     ) -> Route:
         """Decide for one query; `allowed` names the candidates that may be chosen (None: all).
+
+        `latency_weight` is 0 (or the least that it was trained for) where it is not given. `user`,
+        one of `users` by name or the weights of another, stands in the place of both weights.
 
         `prices` are those of today where they differ from the router's (`reprice`, which is
         quicker for many queries).
@@ -137,18 +155,27 @@ class Router:
         named.
 
         Raises:
-            RLRouteError: the text is empty or no string, the cost weight lies outside the trained
-                range, `allowed` is empty, leaves nothing to choose or names an unknown candidate,
-                `prices` as `reprice`, or the endpoint of an `openai` encoder gives no vector.
+            RLRouteError: the text is empty or no string, a weight lies outside the trained range,
+                the user is unknown or given beside weights, `allowed` is empty, leaves nothing to
+                choose or names an unknown candidate, `prices` as `reprice`, or the endpoint of an
+                `openai` encoder gives no vector.
         """
         router = self if prices is None else self.reprice(prices)
-        return router.route_many([text], cost_weight=cost_weight, allowed=allowed)[0]
+        return router.route_many(
+            [text],
+            cost_weight=cost_weight,
+            latency_weight=latency_weight,
+            user=user,
+            allowed=allowed,
+        )[0]
 
     def route_many(
         self,
         texts: Sequence[str],
         *,
         cost_weight: float = 0.0,
+        latency_weight: float | None = None,
+        user: str | UserWeights | None = None,
         allowed: Collection[str] | None = None,
     ) -> list[Route]:
         """Decide for several queries, each exactly as `route` would.
@@ -156,7 +183,10 @@ class Router:
         Raises:
             RLRouteError: as `route`.
         """
-        weight, mask_K = self._check_weight(cost_weight), self._make_mask(allowed)
+        wish, mask_K = (
+            self._wishes.find(cost_weight, latency_weight, user, self._ids),
+            self._make_mask(allowed),
+        )
         if isinstance(texts, str):
             raise RLRouteError("route_many takes a list of texts; use route for a single one")
         texts = list(texts)
@@ -167,13 +197,15 @@ class Router:
         with self._encoder_lock:
             features_QF = self._encoder.encode(texts)
         # One by one: the rounding of a product depends on how many rows it has.
-        return [self._decide(features_F, weight, mask_K) for features_F in features_QF]
+        return [self._decide(features_F, wish, mask_K) for features_F in features_QF]
 
     def route_features(
         self,
         features_F: npt.ArrayLike,
         *,
         cost_weight: float = 0.0,
+        latency_weight: float | None = None,
+        user: str | UserWeights | None = None,
         allowed: Collection[str] | None = None,
     ) -> Route:
         """Decide for a query whose embedding [F], by this router's encoder, is already at hand.
@@ -189,7 +221,8 @@ class Router:
             )
         if not np.isfinite(vector_F).all():
             raise RLRouteError("features hold a value that is not a finite number")
-        return self._decide(vector_F, self._check_weight(cost_weight), self._make_mask(allowed))
+        wish = self._wishes.find(cost_weight, latency_weight, user, self._ids)
+        return self._decide(vector_F, wish, self._make_mask(allowed))
 
     def describe_encoder(self) -> dict[str, Any]:
         """Return what the encoder is; of one behind an endpoint also price and cost so far (USD).
@@ -216,24 +249,35 @@ class Router:
         router._set_candidates(checked)
         return router
 
-    def add_candidate(self, candidate: Candidate, results: OutcomeTable | None = None) -> Router:
+    def add_candidate(
+        self,
+        candidate: Candidate,
+        results: OutcomeTable | None = None,
+        switches: ProfileSwitches = DEFAULT_SWITCHES,
+    ) -> Router:
         """Return a router that knows one candidate more, without training.
 
-        `results` is a table with its outcomes on some queries (`rlroute.data.table.read_table`;
+        `results` is a table with its outcomes on some queries (`rlroute.data.table.read_results`;
         a few hundred suffice, split `train`). Without them its profile is what candidates of such
-        prices, kind and family are expected to do; see `rlroute.data.candidate_profiles`.
+        prices, kind and family are expected to do; see `rlroute.data.candidate_profiles`. The
+        `switches` say how it is described for that (`rlroute.data.route_profiles`), all but `text`.
+        What the policy learnt of descriptions it borrows (`rlroute.policies.lending`); a router
+        that was exported before there was a lender reads its own description.
 
         Raises:
             RLRouteError: a candidate of that id is known, has no outcome in the results, a number
-                is no price, or the known candidates tell too little.
+                is no price, the known candidates tell too little, or the switches ask for texts.
         """
         if candidate.id in self._ids:
             raise RLRouteError(f"add_candidate: '{candidate.id}' is a candidate of this router")
         check_prices(candidate.id, candidate.prices)
         with self._encoder_lock:
             centroids_CF = self._model.centroids_CF.numpy()
-            encode = self._encoder.encode
-            added = profile_from_results(candidate, self.candidates, centroids_CF, results, encode)
+            added = profile_from_results(
+                *(candidate, self.candidates, centroids_CF, results, self._encoder.encode),
+                switches=switches,
+                seed=self.summary["seed"],
+            )
         checked = parse_candidates(dump_candidates([added]), "add_candidate")
         router = copy.copy(self)
         router._set_candidates((*self.candidates, *checked), (*self._described, *checked))
@@ -273,15 +317,6 @@ class Router:
         ]
         self._candidate_features_KD = features_KD
 
-    def _check_weight(self, cost_weight: float) -> float:
-        low, high = self.cost_weight_range
-        if not isinstance(cost_weight, numbers.Real) or not low <= cost_weight <= high:
-            raise RLRouteError(
-                f"cost_weight {cost_weight!r} lies outside what this router was trained for "
-                f"({low:g} to {high:g})"
-            )
-        return float(cost_weight)
-
     def _make_mask(self, allowed: Collection[str] | None) -> BoolArray:
         """Return where a candidate may be chosen [K]."""
         if allowed is None:
@@ -314,9 +349,13 @@ class Router:
         return mask_K
 
     def _decide(
-        self, features_F: npt.NDArray[np.float32], weight: float, mask_K: BoolArray
+        self,
+        features_F: npt.NDArray[np.float32],
+        wish: tuple[float, Preference],
+        mask_K: BoolArray,
     ) -> Route:
         """Decide for an embedding [F]; ties go to the candidate that comes first."""
+        weight, preference = wish
         with torch.inference_mode():
             scores = score(
                 self._model,
@@ -324,8 +363,10 @@ class Router:
                 self._candidate_features_KD,
                 mask_K[None],
                 np.array([weight], dtype=np.float32),
+                *preference.repeat(1, latency=self._model.config.latency),
                 served=True,
             )
+            latency_K = None if scores.latency_BK is None else scores.latency_BK[0].tolist()
             logits_K, logp_K, quality_K, cost_K = (
                 values_BK[0].tolist()
                 for values_BK in (
@@ -351,4 +392,8 @@ class Router:
             members=tuple(member.candidate_id for member in asked),
             models=tuple(member.model for member in asked),
             efforts=tuple(member.effort for member in asked),
+            latency_weight=preference.latency_weight,
+            estimated_latency_seconds=None
+            if latency_K is None
+            else {ids[k]: latency_K[k] * (self.latency_reference_seconds or 0.0) for k in allowed},
         )

@@ -1,7 +1,8 @@
 """What `rlroute compare RUN RUN` does: two finished single-turn runs, measured side by side.
 
 What it is: both runs are read, their tables compared by digest, and the policies that validation
-chose meet the same test queries. Console table, compare.json, compare.png and compare.html.
+chose meet the same test queries. Console table, compare.json, compare.png and compare.html. Two
+runs of online learners go on to `rlroute.stream_runs`.
 
 What it leaves out: runs of other kinds, and numbers (`rlroute.evaluation.run_difference`).
 
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlroute.config import read_yaml_mapping
+from rlroute.trainers.bandit_recipe import BanditRecipe
 from rlroute.trainers.recipe import Recipe
 from rlroute.types import RLRouteError
 
@@ -33,9 +35,20 @@ def run_compare(
     """Compare two runs as the command line says; `at_budget` is in USD per 1,000 queries.
 
     Raises:
-        RLRouteError: see `compare_runs`, or both a weight and a budget.
+        RLRouteError: see `compare_runs`, or both a weight and a budget, or one of them for runs of
+            online learners.
     """
     from rlroute.evaluation.run_difference import Setting
+    from rlroute.runs import find_run_schema
+
+    if find_run_schema(first) is BanditRecipe and find_run_schema(second) is BanditRecipe:
+        if at_weight is not None or at_budget is not None:
+            raise RLRouteError(
+                "compare: --at-weight and --at-budget are for single_turn runs; a stream has its "
+                "own cost weights"
+            )
+        compare_stream_runs(first, second, out=out)
+        return
 
     if at_weight is not None and at_budget is not None:
         raise RLRouteError("compare: give either --at-weight or --at-budget, not both")
@@ -43,6 +56,22 @@ def run_compare(
         raise RLRouteError(f"compare: --at-budget must be finite and above 0, got {at_budget}")
     budget_usd = None if at_budget is None else at_budget / 1000
     compare_runs(first, second, Setting(at_weight, budget_usd), out=out)
+
+
+def compare_stream_runs(first: Path, second: Path, *, out: Path | None) -> None:
+    """Compare two runs of online learners, by default in runs/compare-A-B."""
+    from rlroute.runs import require_training_libraries
+
+    require_training_libraries()
+    from rlroute.stream_runs import compare_streams
+
+    names = name_runs(first, second)
+    compare_streams(first, second, names=names, out=out or name_folder(names))
+
+
+def name_folder(names: tuple[str, str]) -> Path:
+    """Return where a comparison of two runs goes."""
+    return Path("runs") / f"compare-{'-'.join(names).replace('/', '_')}"
 
 
 def compare_runs(first: Path, second: Path, setting: Setting, *, out: Path | None) -> None:
@@ -76,7 +105,7 @@ def compare_runs(first: Path, second: Path, setting: Setting, *, out: Path | Non
             bootstrap=recipe.evaluation.bootstrap,
             seed=recipe.seed,
         )
-        folder = out or Path("runs") / f"compare-{'-'.join(names).replace('/', '_')}"
+        folder = out or name_folder(names)
         queries = runs[0].prepared.splits["test"].table.queries
         write_difference(folder, found, {query.id: query.text for query in queries})
     console.print(render_difference(found))
@@ -98,7 +127,8 @@ def read_runs(first: Path, second: Path) -> tuple[Run, Run]:
         if find_run_schema(folder) is not Recipe:
             kind = read_yaml_mapping(find_recipe(folder))["environment"]
             raise RLRouteError(
-                f"{folder}: a run of environment {kind}; compare takes single_turn runs"
+                f"{folder}: a run of environment {kind}; compare takes two single_turn or two "
+                "bandit_stream runs"
             )
     facts = [read_json(folder / RUN_FILE) for folder in (first, second)]
     if facts[0].get("table_digest") != facts[1].get("table_digest"):

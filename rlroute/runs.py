@@ -293,9 +293,11 @@ def export_run(folder: Path, to: Path, add: Sequence[Path] = ()) -> None:
     if schema is SessionRecipe:
         raise RLRouteError("export: runs of environment sessions have no exported form yet")
     if schema is BanditRecipe:
-        raise RLRouteError(
-            "export: runs of environment bandit_stream compare learners and have no exported form"
-        )
+        require_training_libraries()
+        from rlroute.stream_runs import export_stream_run
+
+        export_stream_run(folder, to)
+        return
     from rlroute.table_runs import export_table_run
 
     export_table_run(folder, to, add)

@@ -8,8 +8,11 @@ stops no other. The folder then holds
     runs/NAME     a run with its own report          logs/NAME.log   what its processes said
     sweep.json    sweep.md    sweep.png              the merged report over seeds
 
-What it leaves out: recipes of other kinds than single_turn, several machines, and the numbers of
-the merged report (`rlroute.evaluation.sweep_report`).
+Recipes are of environment single_turn or bandit_stream; a run of the latter plays the streams of
+one seed.
+
+What it leaves out: recipes of other kinds, several machines, and the numbers of the merged report
+(`rlroute.evaluation.sweep_report` and `bandit_sweep`).
 
 How to use: `rlroute sweep recipe.yaml --seeds 0,1,2 --set policy.hidden=64,256 --jobs 2`.
 """
@@ -26,21 +29,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.console import Console
 
 from rlroute.config import dump_config, load_config
 from rlroute.tracking import METRICS_FILE, make_progress
+from rlroute.trainers.bandit_recipe import BanditRecipe
 from rlroute.trainers.recipe import Recipe
 from rlroute.types import RLRouteError
 
-SEED_KEY = "seed"
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SEED_KEYS = ("seed", "seeds")  # of a recipe with one, of one with a list
+REGRET_FILE = "regret.json"  # of a run of streams, written when all are through
 NAME_LIMIT = 100
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 POLL_SECONDS = 0.5
@@ -57,7 +65,7 @@ class PlannedRun:
     setting: str
     seed: int
     overrides: tuple[str, ...]
-    recipe: Recipe
+    recipe: Recipe | BanditRecipe
     folder: Path
     log: Path
 
@@ -120,9 +128,7 @@ def run_sweep(
         RLRouteError: the arguments do not fit, a folder holds a run of other settings (nothing
             has been trained then), or not one run came through.
     """
-    from rlroute.evaluation.sweep_report import read_seed_result, render_sweep, write_sweep
     from rlroute.runs import require_training_libraries
-    from rlroute.table_runs import EVALUATION_FILE
 
     require_training_libraries()
     folder = out or Path("runs") / f"sweep-{recipe_path.stem}"
@@ -136,13 +142,31 @@ def run_sweep(
     finished = [run for run in plan if run.name not in failures]
     if not finished:
         raise RLRouteError(f"sweep: none of {len(plan)} runs came through; see {folder / 'logs'}")
+    Console().print(report_runs(folder, finished, failures))
+    console.print(f"report: {folder / 'sweep.md'}", highlight=False, soft_wrap=True)
+    return not failures
+
+
+def report_runs(folder: Path, finished: Sequence[PlannedRun], failures: Mapping[str, str]) -> Table:
+    """Write the merged report of the runs that came through; return it for the terminal."""
+    if isinstance(finished[0].recipe, BanditRecipe):
+        from rlroute.evaluation.bandit_sweep import (
+            read_stream_result,
+            render_stream_sweep,
+            write_stream_sweep,
+        )
+
+        streams = [
+            read_stream_result(run.folder / REGRET_FILE, run.setting, run.seed) for run in finished
+        ]
+        return render_stream_sweep(write_stream_sweep(folder, streams, failures))
+    from rlroute.evaluation.sweep_report import read_seed_result, render_sweep, write_sweep
+    from rlroute.table_runs import EVALUATION_FILE
+
     results = [
         read_seed_result(run.folder / EVALUATION_FILE, run.setting, run.seed) for run in finished
     ]
-    summary = write_sweep(folder, results, failures)
-    Console().print(render_sweep(summary))
-    console.print(f"report: {folder / 'sweep.md'}", highlight=False, soft_wrap=True)
-    return not failures
+    return render_sweep(write_sweep(folder, results, failures))
 
 
 # --- The plan -------------------------------------------------------------------------------------
@@ -172,7 +196,7 @@ def parse_setting(text: str) -> tuple[str, list[str]]:
     key, separator, values = text.partition("=")
     if not separator or not key or not values.strip():
         raise RLRouteError(f"--set '{text}': write key=value1,value2")
-    if key == SEED_KEY:
+    if key in SEED_KEYS:
         raise RLRouteError("--set: seeds are given by --seeds")
     try:
         parsed = yaml.safe_load(f"[{values}]")
@@ -201,9 +225,12 @@ def plan_sweep(
     """
     from rlroute.runs import find_schema
 
-    if find_schema(recipe_path) is not Recipe:
-        raise RLRouteError(f"{recipe_path}: sweep takes recipes of environment single_turn")
-    if any(override.partition("=")[0] == SEED_KEY for override in overrides):
+    schema = find_schema(recipe_path)
+    if schema not in (Recipe, BanditRecipe):
+        raise RLRouteError(
+            f"{recipe_path}: sweep takes recipes of environment single_turn or bandit_stream"
+        )
+    if any(override.partition("=")[0] in SEED_KEYS for override in overrides):
         raise RLRouteError("sweep: seeds are given by --seeds")
     parsed = [parse_setting(text) for text in settings]
     keys = [key for key, _ in parsed]
@@ -214,8 +241,13 @@ def plan_sweep(
         for seed in seeds:
             setting = ", ".join(chosen) or "recipe as it is"
             name = name_run(chosen, seed)
-            own = (*overrides, *chosen, f"{SEED_KEY}={seed}")
-            recipe = load_config(Recipe, recipe_path, own)
+            recipe: Recipe | BanditRecipe
+            if schema is BanditRecipe:
+                own = (*overrides, *chosen, f"seeds=[{seed}]")
+                recipe = load_config(BanditRecipe, recipe_path, own)
+            else:
+                own = (*overrides, *chosen, f"seed={seed}")
+                recipe = load_config(Recipe, recipe_path, own)
             run_folder, log = folder / "runs" / name, folder / "logs" / f"{name}.log"
             plan.append(PlannedRun(name, setting, seed, own, recipe, run_folder, log))
     return plan
@@ -260,8 +292,9 @@ def run_all(
 ) -> dict[str, str]:
     """Bring all runs to their evaluation; return why some failed, by name."""
     processes = Processes()
-    total = sum(run.recipe.updates for run in plan)
-    with ThreadPoolExecutor(jobs) as pool, make_progress(console, "updates") as progress:
+    total = sum(count_work(run.recipe) for run in plan)
+    unit = "learners" if isinstance(plan[0].recipe, BanditRecipe) else "updates"
+    with ThreadPoolExecutor(jobs) as pool, make_progress(console, unit) as progress:
         task = progress.add_task(f"{len(plan)} runs", total=total, note="")
         try:
             futures = {
@@ -270,7 +303,7 @@ def run_all(
             waiting: set[Future[str | None]] = set(futures.values())
             while waiting:
                 _, waiting = wait(waiting, timeout=POLL_SECONDS)
-                done = sum(count_updates(run) for run in plan)
+                done = sum(count_done(run) for run in plan)
                 note = f"{len(plan) - len(waiting)} of {len(plan)} runs done"
                 progress.update(task, completed=done, note=note)
         except BaseException:  # an interruption: what was started is ended, and can be resumed
@@ -302,6 +335,9 @@ def list_train_arguments(run: PlannedRun, recipe_path: Path) -> list[str] | None
     if not (run.folder / RECIPE_FILE).exists():
         clear_cut_start(run.folder)
         return start
+    if isinstance(run.recipe, BanditRecipe):
+        finished = (run.folder / REGRET_FILE).exists()
+        return None if finished else ["train", "--resume", str(run.folder)]
     update = find_last_checkpoint(run)
     if update is None:
         return [*start, "--overwrite"]
@@ -326,22 +362,36 @@ def find_last_checkpoint(run: PlannedRun) -> int | None:
 
 
 def is_evaluated(run: PlannedRun) -> bool:
-    """Say whether the evaluation is younger than the best weights."""
+    """Say whether the evaluation is younger than the best weights; streams need no other."""
     from rlroute.table_runs import EVALUATION_FILE
     from rlroute.trainers.run_folder import BEST_FILE, BEST_FOLDER
 
+    if isinstance(run.recipe, BanditRecipe):
+        return (run.folder / REGRET_FILE).exists()
     evaluation, best = run.folder / EVALUATION_FILE, run.folder / BEST_FOLDER / BEST_FILE
     if not (evaluation.exists() and best.exists()):
         return False
     return evaluation.stat().st_mtime >= best.stat().st_mtime
 
 
-def count_updates(run: PlannedRun) -> int:
+def count_work(recipe: Recipe | BanditRecipe) -> int:
+    """Return what there is to do: updates, or learners that play."""
+    return len(recipe.learners) if isinstance(recipe, BanditRecipe) else recipe.updates
+
+
+def count_done(run: PlannedRun) -> int:
+    """Return how much of it is done."""
+    if isinstance(run.recipe, BanditRecipe):
+        return len(list((run.folder / "learners").glob("*.safetensors")))
+    return count_updates(run.folder, run.recipe.updates)
+
+
+def count_updates(folder: Path, most: int) -> int:
     """Return how many updates a run has told of so far; the first row is update 0."""
-    path = run.folder / METRICS_FILE
+    path = folder / METRICS_FILE
     if not path.exists():
         return 0
-    return min(max(0, path.read_bytes().count(b"\n") - 1), run.recipe.updates)
+    return min(max(0, path.read_bytes().count(b"\n") - 1), most)
 
 
 def read_last_line(log: Path) -> str:

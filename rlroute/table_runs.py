@@ -18,10 +18,11 @@ import numpy as np
 from rich.console import Console
 
 from rlroute.config import dump_config
+from rlroute.data.newcomer_profiles import DEFAULT_SWITCHES, profile_from_results
 from rlroute.data.prepare import encode_texts
 from rlroute.data.probes import read_probes
-from rlroute.data.profile_calls import profile_from_results
-from rlroute.data.table import find_folder, read_table
+from rlroute.data.table import find_folder, read_results
+from rlroute.data.users import Preference
 from rlroute.evaluation.comparison import describe_result, render_comparison
 from rlroute.evaluation.decisions import DecisionReport, inspect_decisions
 from rlroute.evaluation.evaluate import evaluate_policies
@@ -30,14 +31,17 @@ from rlroute.evaluation.log_estimates import (
     render_estimates,
     warn_of_few_rows,
 )
+from rlroute.evaluation.preference_report import render_preference_tables
 from rlroute.evaluation.report import ReportContext, RouterSeconds, write_report
 from rlroute.evaluation.results import EvaluationResult
+from rlroute.evaluation.unseen import dump_unseen, render_unseen
 from rlroute.export.bundle import BundleContents, write_bundle
 from rlroute.export.summary import summarise_test
 from rlroute.files import write_atomic
 from rlroute.policies.baselines import AlwaysCandidate, RidgeRegression, fit_baselines
 from rlroute.policies.decision import GreedyPolicy
 from rlroute.policies.mlp import CandidateScorer
+from rlroute.preference_runs import evaluate_preferences, state_preferences
 from rlroute.tracking import read_metrics
 from rlroute.trainers.checkpoint import list_checkpoints, read_state
 from rlroute.trainers.decision import make_cost_weights
@@ -49,11 +53,12 @@ from rlroute.trainers.run_folder import (
     read_run,
 )
 from rlroute.types import Candidate, FloatArray, RLRouteError
-from rlroute.unseen_candidates import dump_unseen, evaluate_unseen, render_unseen
+from rlroute.unseen_candidates import evaluate_unseen, lend_for_run
 
 EVALUATION_FILE = "evaluation.json"
 ESTIMATES_FILE = "log_estimates.json"
 UNSEEN_FILE = "unseen_candidates.json"
+PREFERENCES_FILE = "preferences.json"
 TIMED_QUERIES = 64
 
 
@@ -79,8 +84,10 @@ def evaluate_table_run(folder: Path, beside: Sequence[Path] = ()) -> None:
     with Console(stderr=True).status("fitting baselines and resampling"):
         probes = read_probes(find_folder(run.recipe.table), splits["train"].table)
         baselines = fit_baselines(splits["train"], splits["val"], probes)
+        least = Preference(run.recipe.latency_weight.min)
+        policy = GreedyPolicy(scorer, name=run.recipe.algorithm.kind, preference=least)
         result = evaluate_policies(
-            [GreedyPolicy(scorer, name=run.recipe.algorithm.kind), *baselines],
+            [policy, *baselines],
             splits["train"],
             splits["test"],
             make_cost_weights(run.recipe.cost_weight, run.recipe.evaluation.cost_weights),
@@ -88,21 +95,29 @@ def evaluate_table_run(folder: Path, beside: Sequence[Path] = ()) -> None:
             bootstrap=run.recipe.evaluation.bootstrap,
             seed=run.recipe.seed,
         )
+        unseen = None
+        if run.recipe.hold_out_candidates:
+            unseen = evaluate_unseen(run, read_run(beside[0]) if beside else None)
         context = make_report_context(run, best)
-        policy = GreedyPolicy(scorer, name=run.recipe.algorithm.kind)
+        wishes = evaluate_preferences(run, scorer)
         context = replace(
             context,
             decisions=inspect_at_deployment(run, policy, result),
             router_seconds=time_router(run, policy),
+            unseen=unseen,
+            preferences=wishes,
         )
         write_report(folder, result, context)
     console.print(render_comparison(result))
     for sentence in describe_result(result):
         console.print(sentence, highlight=False)
-    if run.recipe.hold_out_candidates:
-        found = evaluate_unseen(run, read_run(beside[0]) if beside else None)
-        write_atomic(folder / UNSEEN_FILE, json.dumps(dump_unseen(found), indent=1))
-        console.print(render_unseen(found, run.recipe.hold_out_candidates))
+    if wishes is not None:
+        write_atomic(folder / PREFERENCES_FILE, json.dumps(wishes.to_dict(), indent=1))
+        for table in render_preference_tables(wishes):
+            console.print(table)
+    if unseen is not None:
+        write_atomic(folder / UNSEEN_FILE, json.dumps(dump_unseen(unseen.results), indent=1))
+        console.print(render_unseen(unseen))
     console.print(f"report: {folder / 'report.html'}", highlight=False)
 
 
@@ -206,11 +221,12 @@ def export_table_run(folder: Path, to: Path, add: Sequence[Path] = ()) -> None:
         weights=scorer.state_dict(),
         encoder=prepared.encoder,
         candidates=add_results(run, add),
-        scale=prepared.scale,
+        scale=lend_for_run(run, GreedyPolicy(scorer)),
         cost_weight_min=recipe.cost_weight.min,
         cost_weight_max=recipe.cost_weight.max,
         summary=summarise_run(run, best),
         recipe_yaml=dump_config(recipe),
+        preferences=state_preferences(recipe),
     )
     write_bundle(contents, to)
     Console(stderr=True).print(f"router written to {to}", highlight=False)
@@ -223,15 +239,22 @@ def add_results(run: Run, folders: Sequence[Path]) -> tuple[Candidate, ...]:
         RLRouteError: a table is none, or holds a candidate that is known.
     """
     known, prepared = run.prepared.candidates, run.prepared
+    train, seed = prepared.splits["train"].table, run.recipe.seed
+    switches = run.recipe.profile.unseen or DEFAULT_SWITCHES
+    encode = partial(encode_texts, prepared.encoder)
     added: list[Candidate] = []
     for folder in folders:
-        results = read_table(folder)
+        results = read_results(folder)
         for candidate in results.candidates:
             if candidate.id in {one.id for one in (*known, *added)}:
                 raise RLRouteError(f"export: --add {folder}: '{candidate.id}' is known already")
-            encode = partial(encode_texts, prepared.encoder)
             added.append(
-                profile_from_results(candidate, known, prepared.centroids_CF, results, encode)
+                profile_from_results(
+                    *(candidate, known, prepared.centroids_CF, results, encode),
+                    switches=switches,
+                    seed=seed,
+                    train=train,
+                )
             )
     return (*known, *added)
 

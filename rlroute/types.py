@@ -108,7 +108,7 @@ class Profile:
 
     `mean_score` and `mean_cost_usd` are over all its train queries; the `_C` arrays hold the same
     per cluster of queries (shrunk towards the mean as far as chance explains them).
-    `latency_seconds` is the mean time to a reply, `tokens` is what a call
+    `latency_seconds` (`_C`: per cluster) is the mean time to a reply, `tokens` is what a call
     uses, for what it costs at other prices; None where they were not measured.
     """
 
@@ -118,6 +118,7 @@ class Profile:
     cost_usd_C: FloatArray
     latency_seconds: float | None = None
     tokens: TokenProfile | None = None
+    latency_seconds_C: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,8 @@ class Candidate:
     """Anything that can be chosen to do the next piece of work.
 
     `members` is None where it is asked itself. A subset has those that it asks side by side, `skip`
-    has none (`rlroute.data.actions`).
+    has none (`rlroute.data.actions`). `unseen` says that no policy was trained with it
+    (`rlroute.policies.lending`).
     """
 
     id: str
@@ -149,6 +151,7 @@ class Candidate:
     profile: Profile | None = None
     aliases: tuple[str, ...] = ()
     members: tuple[Member, ...] | None = None
+    unseen: bool = False
 
     @property
     def asked(self) -> tuple[Member, ...]:
@@ -228,7 +231,8 @@ class Observation:
     """What the policy sees before one decision.
 
     `features_F` embeds the query, row k of `candidate_features_KD` describes candidate k, and
-    `mask_K` is True where candidate k may be chosen.
+    `mask_K` is True where candidate k may be chosen. `latency_weight` is there where latency
+    counts, `candidate_bias_K` where users favour candidates.
     """
 
     text: str
@@ -236,6 +240,8 @@ class Observation:
     candidate_features_KD: FloatArray
     mask_K: BoolArray
     cost_weight: float
+    latency_weight: float | None = None
+    candidate_bias_K: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -365,6 +371,8 @@ class Batch:
     `conversations` are there for episodes of many steps, the latter for language models. `role_B`
     (one-step episodes) is MEMBER or FORCED; absent where all are members. `prior_mean_B` is what
     was expected of an episode's reward before it was played, `prior_variance_B` its variance.
+    `latency_weight_B` is there where latency counts, `candidate_bias_BK` (utility) where users
+    favour candidates.
     """
 
     features_BTF: FloatArray
@@ -388,3 +396,5 @@ class Batch:
     role_B: IntArray | None = None
     prior_mean_B: FloatArray | None = None
     prior_variance_B: FloatArray | None = None
+    latency_weight_B: FloatArray | None = None
+    candidate_bias_BK: FloatArray | None = None

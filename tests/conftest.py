@@ -19,7 +19,7 @@ for kind in ("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR"):
 
 import torch  # noqa: E402 - the threads are set before
 
-from rlroute.data.encoders import TfidfConfig, TfidfEncoder  # noqa: E402
+from rlroute.data.encoders import TfidfConfig  # noqa: E402
 from rlroute.data.routing_data import (  # noqa: E402
     ProfileConfig,
     RoutingData,
@@ -29,6 +29,7 @@ from rlroute.data.routing_data import (  # noqa: E402
     prepare_splits,
 )
 from rlroute.data.table import OutcomeTable  # noqa: E402
+from rlroute.data.tfidf_encoder import TfidfEncoder  # noqa: E402
 from rlroute.export.bundle import BundleContents  # noqa: E402
 from rlroute.policies.mlp import CandidateScorer, ScorerConfig  # noqa: E402
 from rlroute.types import (  # noqa: E402

@@ -71,16 +71,19 @@ ALLOWED: dict[str, set[str]] = {
         *("types", "extras", "files", "seeding", "config", "tracking", "data", "rewards", "pool"),
         *("worlds", "envs", "evaluation", "policies", "rollout", "trainers"),
     },
-    "unseen_candidates": {"types", "data", "evaluation", "policies", "trainers"},
+    "unseen_profiles": {"types", "data", "policies", "trainers"},
+    "unseen_candidates": {"types", "data", "evaluation", "policies", "trainers", "unseen_profiles"},
+    "preference_runs": {"data", "evaluation", "policies", "trainers", "export"},
     "table_runs": {
         *("types", "files", "config", "tracking", "data", "evaluation", "policies", "trainers"),
-        *("export", "unseen_candidates"),
+        *("export", "unseen_candidates", "preference_runs"),
     },
     "memory_runs": {
         *("types", "files", "seeding", "config", "tracking", "memory", "evaluation", "policies"),
         "trainers",
     },
     "run_plans": {"types", "config", "data", "trainers"},
+    "stream_runs": {"types", "config", "data", "bandits", "evaluation", "trainers", "export"},
     "step_export": {
         *("types", "files", "config", "worlds", "envs", "policies", "rollout", "trainers"),
         "export",
@@ -92,10 +95,10 @@ ALLOWED: dict[str, set[str]] = {
     "runs": {
         *("types", "extras", "files", "config", "tracking", "data"),
         *("evaluation", "policies", "trainers", "export", "text_runs", "step_runs"),
-        *("step_export", "table_runs", "memory_runs", "run_plans", "tier_export"),
+        *("step_export", "table_runs", "memory_runs", "run_plans", "tier_export", "stream_runs"),
     },
     "run_comparison": {
-        *("types", "config", "evaluation", "policies", "trainers", "runs"),
+        *("types", "config", "evaluation", "policies", "trainers", "runs", "stream_runs"),
     },
     "sweep": {"types", "config", "tracking", "evaluation", "trainers", "runs", "table_runs"},
     "cli": {

@@ -85,7 +85,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(
         "different tables": (runs["one"], runs["other"], None, None),
         "the same run": (runs["one"], runs["one"] / ".." / "one", None, None),
         "no run lies here": (runs["one"], tmp_path / "absent", None, None),
-        "step_budget; compare takes single_turn runs": (steps, runs["one"], None, None),
+        "step_budget; compare takes two single_turn or two": (steps, runs["one"], None, None),
         "either --at-weight or --at-budget": (runs["one"], runs["two"], 1.0, 1.0),
         "must be finite and above 0": (runs["one"], runs["two"], None, -1.0),
         "out of the range": (runs["one"], runs["two"], 7.0, None),

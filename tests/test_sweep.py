@@ -195,10 +195,10 @@ def test_an_evaluation_older_than_the_weights_is_made_again(recipe: Path, tmp_pa
 
 def test_updates_are_counted_from_the_rows_after_the_first(recipe: Path, tmp_path: Path) -> None:
     run = plan_one(recipe, tmp_path)
-    assert count_updates(run) == 0
+    assert count_updates(run.folder, 3) == 0
     start_run(run, None)
     (run.folder / "metrics.jsonl").write_text("{}\n{}\n{}", encoding="utf-8")
-    assert count_updates(run) == 1
+    assert count_updates(run.folder, 3) == 1
 
 
 def test_once_stopped_no_process_starts(recipe: Path, tmp_path: Path) -> None:

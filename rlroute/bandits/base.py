@@ -119,3 +119,46 @@ class Exploration:
         """Go on from a state of `get_state`."""
         self.age = int(state["age"][0])
         self.seen_K = np.array(state["seen_K"], dtype=np.bool_)
+
+
+class GreedyLearner(Protocol):
+    """A learner that knows whom it would take, were it not to explore."""
+
+    def spread_over_leaders(self, arrival: Arrival) -> Float64Array:
+        """Return the distribution [K] over the best at the arrival's weight and prices."""
+
+    def learn(self, arrival: Arrival, pick: Pick, score: float, cost: float) -> None:
+        """Take in the outcome of a pick."""
+
+    def get_state(self) -> StateArrays:
+        """Return copies of everything that was learnt."""
+
+    def set_state(self, state: StateArrays) -> None:
+        """Go on from a state of `get_state`."""
+
+
+class Exploring:
+    """Epsilon-greedy: a greedy learner, or with a falling probability any allowed candidate."""
+
+    def __init__(self, learner: GreedyLearner, exploration: Exploration) -> None:
+        self.learner, self.exploration = learner, exploration
+
+    def choose(self, arrival: Arrival) -> Pick:
+        """Explore or follow the leader; the propensity holds both ways of getting there."""
+        share = self.exploration.advance(arrival.mask_K)
+        leading_K = self.learner.spread_over_leaders(arrival)
+        mixed_K = share * spread_over_allowed(arrival.mask_K) + (1 - share) * leading_K
+        return draw_pick(mixed_K, arrival.uniform)
+
+    def learn(self, arrival: Arrival, pick: Pick, score: float, cost: float) -> None:
+        """Let the learner learn."""
+        self.learner.learn(arrival, pick, score, cost)
+
+    def get_state(self) -> StateArrays:
+        """Return what was learnt and how much is explored."""
+        return self.learner.get_state() | self.exploration.get_state()
+
+    def set_state(self, state: StateArrays) -> None:
+        """Go on from a state of `get_state`."""
+        self.learner.set_state(state)
+        self.exploration.set_state(state)

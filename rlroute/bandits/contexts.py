@@ -19,7 +19,7 @@ import numpy as np
 
 from rlroute.bandits.base import Float64Array
 from rlroute.bandits.stream import StreamData
-from rlroute.data.encoders import EncoderConfig, fit_encoder
+from rlroute.data.encoders import Encoder, EncoderConfig, fit_encoder
 from rlroute.data.prepare import encode_texts
 from rlroute.data.routing_data import ProfileConfig, fit_clusters
 from rlroute.data.table import OutcomeTable, list_arrays
@@ -27,14 +27,23 @@ from rlroute.seeding import derive_seed
 from rlroute.types import BoolArray, FloatArray, RLRouteError
 
 
-def encode_queries(table: OutcomeTable, config: EncoderConfig, seed: int) -> FloatArray:
-    """Return the embeddings [Q, E] of a table's queries; the encoder is fitted on the train split.
+def fit_stream_encoder(table: OutcomeTable, config: EncoderConfig, seed: int) -> Encoder:
+    """Return the encoder of a table's streams, fitted on its train split.
 
     Raises:
         RLRouteError: there is no train split, or an extra is missing.
     """
     texts = [query.text for query in table.select_split("train").queries]
-    encoder = fit_encoder(config, texts, seed)
+    return fit_encoder(config, texts, seed)
+
+
+def encode_queries(table: OutcomeTable, config: EncoderConfig, seed: int) -> FloatArray:
+    """Return the embeddings [Q, E] of a table's queries.
+
+    Raises:
+        RLRouteError: as `fit_stream_encoder`.
+    """
+    encoder = fit_stream_encoder(table, config, seed)
     return encode_texts(encoder, [query.text for query in table.queries])
 
 

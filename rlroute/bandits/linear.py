@@ -35,11 +35,11 @@ from scipy.special import ndtr, ndtri
 from rlroute.bandits.base import (
     Arrival,
     Exploration,
+    Exploring,
     Float64Array,
     Pick,
     StateArrays,
     draw_pick,
-    spread_over_allowed,
     spread_over_best,
 )
 from rlroute.bandits.config import LinearEpsilonGreedyConfig, LinearThompsonConfig, LinUCBConfig
@@ -82,6 +82,10 @@ class LinearBandit:
         score_K, cost_K, width_K = self.arms.predict(arrival.context_F)
         return score_K - arrival.cost_weight * arrival.price_factor_K * cost_K, width_K
 
+    def spread_over_leaders(self, arrival: Arrival) -> Float64Array:
+        """Return the distribution [K] over the greatest predicted utility."""
+        return spread_over_best(self.estimate(arrival)[0], arrival.mask_K)
+
     def learn(self, arrival: Arrival, pick: Pick, score: float, cost: float) -> None:
         """Add the outcome to the candidate's regression."""
         self.arms.update(pick.action, arrival.context_F, score, cost)
@@ -113,28 +117,12 @@ class LinUCB(LinearBandit):
         return draw_pick(spread_over_best(bound_K, arrival.mask_K), arrival.uniform)
 
 
-class LinearEpsilonGreedy(LinearBandit):
+class LinearEpsilonGreedy(Exploring):
     """The greatest predicted utility, or with a falling probability any allowed candidate."""
 
     def __init__(self, config: LinearEpsilonGreedyConfig, features: int, candidates: int) -> None:
-        super().__init__(features, candidates, config.ridge)
-        self.exploration = Exploration(candidates, config.start, config.floor, config.decay)
-
-    def choose(self, arrival: Arrival) -> Pick:
-        """Explore or exploit; the propensity holds both ways of getting there."""
-        share = self.exploration.advance(arrival.mask_K)
-        best_K = spread_over_best(self.estimate(arrival)[0], arrival.mask_K)
-        mixed_K = share * spread_over_allowed(arrival.mask_K) + (1 - share) * best_K
-        return draw_pick(mixed_K, arrival.uniform)
-
-    def get_state(self) -> StateArrays:
-        """Return regressions and exploration."""
-        return super().get_state() | self.exploration.get_state()
-
-    def set_state(self, state: StateArrays) -> None:
-        """Go on from a state of `get_state`."""
-        super().set_state(state)
-        self.exploration.set_state(state)
+        exploration = Exploration(candidates, config.start, config.floor, config.decay)
+        super().__init__(LinearBandit(features, candidates, config.ridge), exploration)
 
 
 class LinearThompson(LinearBandit):

@@ -49,6 +49,12 @@ class StreamProfiles:
         """Who has outcomes enough for a profile, measured or not."""
         return np.asarray(self.count_K >= self.probes)
 
+    @property
+    def fitted_scale(self) -> FeatureScale:
+        """The standardisation, once somebody is known."""
+        assert self.scale is not None  # fitted with the first profile
+        return self.scale
+
     def record(self, features_E: FloatArray, candidate: int, score: float, cost: float) -> None:
         """Add an outcome: its query's embedding, its score, its normalised cost at first prices."""
         cluster = int(assign_clusters(features_E[None], self.data.centroids_CE)[0])
@@ -118,9 +124,8 @@ class StreamProfiles:
         columns = count_candidate_features(len(self.data.centroids_CE))
         features_KD = np.zeros((len(self.count_K), columns), dtype=np.float32)
         for k, profile in self.profile_by_column.items():
-            assert self.scale is not None  # fitted with the first profile
             described = self.describe(k, profile, price_factor_K)
-            features_KD[k] = build_candidate_features([described], self.scale)[0]
+            features_KD[k] = build_candidate_features([described], self.fitted_scale)[0]
         return features_KD
 
     def get_state(self) -> StateArrays:

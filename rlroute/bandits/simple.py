@@ -23,6 +23,7 @@ import numpy as np
 from rlroute.bandits.base import (
     Arrival,
     Exploration,
+    Exploring,
     Float64Array,
     Pick,
     StateArrays,
@@ -97,25 +98,9 @@ class FollowLeader:
             setattr(self, name, np.array(state[name], dtype=np.float64))
 
 
-class EpsilonGreedy(FollowLeader):
+class EpsilonGreedy(Exploring):
     """The leader, or with a falling probability any allowed candidate."""
 
     def __init__(self, config: EpsilonGreedyConfig, candidates: int) -> None:
-        super().__init__(candidates)
-        self.exploration = Exploration(candidates, config.start, config.floor, config.decay)
-
-    def choose(self, arrival: Arrival) -> Pick:
-        """Explore or follow the leader; the propensity holds both ways of getting there."""
-        share = self.exploration.advance(arrival.mask_K)
-        leading_K = self.spread_over_leaders(arrival)
-        mixed_K = share * spread_over_allowed(arrival.mask_K) + (1 - share) * leading_K
-        return draw_pick(mixed_K, arrival.uniform)
-
-    def get_state(self) -> StateArrays:
-        """Return counts, sums and exploration."""
-        return super().get_state() | self.exploration.get_state()
-
-    def set_state(self, state: StateArrays) -> None:
-        """Go on from a state of `get_state`."""
-        super().set_state(state)
-        self.exploration.set_state(state)
+        exploration = Exploration(candidates, config.start, config.floor, config.decay)
+        super().__init__(FollowLeader(candidates), exploration)

@@ -99,7 +99,12 @@ def run_query_collection(stated: Collection) -> None:
         RLRouteError: a fault of what was asked for, or the collection stopped early: by a signal, a
             cap, a refused key, a full disk. What was finished is in the journal.
     """
-    plan = make_plan(stated)
+    run_plan(make_plan(stated))
+
+
+def run_plan(plan: Plan) -> None:
+    """Ask, grade and write what a plan says; see `run_query_collection`."""
+    stated = plan.stated
     if stated.dry_run:
         print_forecasts(make_forecasts(plan), plan.journal_path)
         return
@@ -250,7 +255,7 @@ def write_collection(plan: Plan, journal: Journal, graded: Sequence[Graded | Non
     )
     if not table.queries:
         raise RLRouteError(f"no call was answered and graded: {describe_holes(graded)}")
-    check_table(table)
+    check_table(table, set(query_set.splits))
     try:
         with atomic_folder(plan.stated.out) as temporary:
             write_table_files(table, temporary)

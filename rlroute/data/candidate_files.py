@@ -83,6 +83,7 @@ class ProfileEntry(StrictModel):
     cost_usd: list[Money]
     latency_seconds: Money | None = None
     tokens: TokensEntry | None = None
+    latency_seconds_by_cluster: list[Money] | None = None
 
     def to_profile(self) -> Profile:
         """Return the profile that the entry describes."""
@@ -93,6 +94,9 @@ class ProfileEntry(StrictModel):
             cost_usd_C=np.array(self.cost_usd, dtype=np.float32),
             latency_seconds=self.latency_seconds,
             tokens=None if self.tokens is None else self.tokens.to_tokens(),
+            latency_seconds_C=None
+            if self.latency_seconds_by_cluster is None
+            else np.array(self.latency_seconds_by_cluster, dtype=np.float32),
         )
 
     @model_validator(mode="after")
@@ -103,6 +107,9 @@ class ProfileEntry(StrictModel):
         tokens = self.tokens
         if tokens and {len(tokens.prompt), len(tokens.completion)} != {len(self.score)}:
             raise ValueError(f"{len(self.score)} scores but other numbers of tokens per cluster")
+        seconds = self.latency_seconds_by_cluster
+        if seconds is not None and len(seconds) != len(self.score):
+            raise ValueError(f"{len(self.score)} scores but {len(seconds)} latencies per cluster")
         return self
 
 
@@ -115,7 +122,10 @@ class MemberEntry(StrictModel):
 
 
 class CandidateEntry(StrictModel):
-    """One candidate as it stands in a file; `members` only where it is not asked itself."""
+    """One candidate as it stands in a file; `members` only where it is not asked itself.
+
+    `unseen` only where no policy was trained with it.
+    """
 
     id: str = Field(min_length=1)
     kind: ActionKind
@@ -124,6 +134,7 @@ class CandidateEntry(StrictModel):
     limits: LimitsEntry = LimitsEntry()
     profile: ProfileEntry | None = None
     members: list[MemberEntry] | None = None
+    unseen: bool = False
 
     @model_validator(mode="after")
     def check_members(self) -> CandidateEntry:
@@ -146,6 +157,7 @@ class CandidateEntry(StrictModel):
             members=None
             if self.members is None
             else tuple(Member(**member.model_dump()) for member in self.members),
+            unseen=self.unseen,
         )
 
 
@@ -167,18 +179,36 @@ class CandidateList(StrictModel):
     candidates: CandidateEntries
 
 
+class LenderEntry(StrictModel):
+    """A candidate that lends its description: share of the picks, columns, scores per cluster."""
+
+    share: Positive
+    described: list[Finite]
+    score: Annotated[list[Score], Field(min_length=1)]
+
+
 class ScaleEntry(StrictModel):
-    """A feature scale as it stands in a file: the unit of cost in USD, and the standardisation."""
+    """A feature scale as it stands in a file: the unit of cost in USD, and the standardisation.
+
+    `lenders` only where some lend descriptions to candidates that no policy was trained with.
+    """
 
     cost_reference_usd: Positive
     offset: list[Finite]
     scale: list[Positive]
+    lenders: Annotated[list[LenderEntry], Field(min_length=1)] | None = None
+    latency_reference_seconds: Positive | None = None
 
     @model_validator(mode="after")
     def check_columns(self) -> ScaleEntry:
-        """Refuse a scale whose two lists are of different length."""
+        """Refuse a scale whose lists are of different length."""
         if len(self.offset) != len(self.scale):
             raise ValueError(f"{len(self.offset)} offsets but {len(self.scale)} scales")
+        lenders = self.lenders or []
+        if any(len(one.described) != len(self.scale) for one in lenders):
+            raise ValueError(f"lenders: a description has not {len(self.scale)} columns")
+        if len({len(one.score) for one in lenders}) > 1:
+            raise ValueError("lenders: they have different numbers of query clusters")
         return self
 
 
@@ -207,6 +237,8 @@ def dump_candidate(candidate: Candidate) -> dict[str, Any]:
     }
     if candidate.members is not None:
         data["members"] = [dataclasses.asdict(member) for member in candidate.members]
+    if candidate.unseen:
+        data["unseen"] = True
     return data
 
 
@@ -226,6 +258,8 @@ def dump_profile(profile: Profile) -> dict[str, Any]:
             "prompt": profile.tokens.prompt_C.tolist(),
             "completion": profile.tokens.completion_C.tolist(),
         }
+    if profile.latency_seconds_C is not None:
+        data["latency_seconds_by_cluster"] = profile.latency_seconds_C.tolist()
     return data
 
 
@@ -259,7 +293,8 @@ def check_profiles(candidates: Sequence[Candidate], scale: FeatureScale, source:
     """Check that every candidate has a profile that the scale can turn into features.
 
     Raises:
-        RLRouteError: a candidate has no profile, or one with another number of clusters.
+        RLRouteError: a candidate has no profile, one with another number of clusters, or none of
+            latencies where they count.
     """
     columns = len(scale.offset_D)
     for candidate in candidates:
@@ -271,4 +306,16 @@ def check_profiles(candidates: Sequence[Candidate], scale: FeatureScale, source:
                 f"{source}: the profile of candidate '{candidate.id}' gives "
                 f"{found + LEADING_COLUMNS} features, not {columns + LEADING_COLUMNS}: it was "
                 "measured on another number of query clusters"
+            )
+        lenders, clusters = scale.lenders, len(candidate.profile.score_C)
+        if lenders is not None and lenders.score_LC.shape[1] != clusters:
+            raise RLRouteError(
+                f"{source}: lenders have {lenders.score_LC.shape[1]} query clusters, candidate "
+                f"'{candidate.id}' has {clusters}"
+            )
+        timed = candidate.profile.latency_seconds_C is not None
+        if scale.latency_reference_seconds is not None and not timed:
+            raise RLRouteError(
+                f"{source}: candidate '{candidate.id}' has no measured latency, and this policy "
+                "weighs latency"
             )

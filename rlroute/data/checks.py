@@ -22,10 +22,16 @@ FILLED_COLUMNS = ("query_id", "query", "model")
 QUERY_COLUMNS = ("query", "dataset", "task", "split")
 
 
-def check_records(records: Records, candidate_ids: Collection[str], prices_source: str) -> None:
+def check_records(
+    records: Records,
+    candidate_ids: Collection[str],
+    prices_source: str,
+    needed: Collection[str] = SPLITS,
+) -> None:
     """Raise RLRouteError on the first fault of the records.
 
-    `candidate_ids` are the models that have a price, `prices_source` says where those stand.
+    `candidate_ids` are the models that have a price, `prices_source` says where those stand,
+    `needed` names the splits that must hold a query.
     """
     if len(records) == 0:
         raise RLRouteError(f"{records.source}: holds no records")
@@ -35,7 +41,7 @@ def check_records(records: Records, candidate_ids: Collection[str], prices_sourc
     check_duplicates(records)
     first_Q = find_first_rows(records)
     check_queries(records, first_Q)
-    check_splits(records, first_Q)
+    check_splits(records, first_Q, needed)
 
 
 def fail(records: Records, row: int, message: str) -> NoReturn:
@@ -124,18 +130,17 @@ def fail_conflict(records: Records, row: int, name: str, earlier: str) -> NoRetu
     fail(records, row, f"query '{query}' has another {name} here than at {earlier}")
 
 
-def check_splits(records: Records, first_Q: IntArray) -> None:
-    """Refuse unknown and empty splits, and a text that stands in two of them."""
+def check_splits(records: Records, first_Q: IntArray, needed: Collection[str] = SPLITS) -> None:
+    """Refuse unknown splits, empty ones that are needed, and a text that stands in two of them."""
     column = records.text["split"]
     unknown = [code for code, value in enumerate(column.values) if value not in SPLITS]
     for row in np.flatnonzero(np.isin(column.codes_N, unknown))[:1]:
         fail(records, row, f"unknown split '{column[row]}' (allowed: {', '.join(SPLITS)})")
     splits = [column[row] for row in first_Q]
     for split in SPLITS:
-        if split not in splits:
-            raise RLRouteError(
-                f"{records.source}: split '{split}' is empty; train, val and test each need a query"
-            )
+        if split in needed and split not in splits:
+            rest = "train, val and test each need a query" if len(needed) > 1 else "it needs one"
+            raise RLRouteError(f"{records.source}: split '{split}' is empty; {rest}")
     leak = find_leak([records.text["query"][row] for row in first_Q], splits)
     if leak is not None:
         earlier, later = leak

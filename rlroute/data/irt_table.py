@@ -6,7 +6,8 @@ difficulty of its words, and a candidate's ability may differ from topic to topi
 read off the text: a router can learn all there is to know. What the best policy earns, and what an
 oracle that sees the draws earns, are known exactly, at any cost weight.
 
-What it leaves out: holes, latency, and anything that real tables have and nobody planted.
+What it leaves out: holes, and anything that real tables have and nobody planted; latency too, but
+where `seconds_per_token` asks for it.
 
 How to use: `made = make_irt_table(IrtTableConfig(queries=2000), seed=0)`, then `made.table` like
 any table, `made.features_QF` for a router without encoder, `made.compute_best_value(0.5)`.
@@ -60,6 +61,11 @@ class IrtTableConfig(StrictModel):
     discrimination: float = Field(default=2.0, gt=0)
     ability_step: float = Field(default=0.4, ge=0)
     specialty: float = Field(default=1.5, ge=0)
+    seconds_per_token: tuple[float, float] | None = Field(
+        default=None,
+        description="what the fastest and the slowest candidate take for an answer token; which is "
+        "which has nothing to do with price. null: latencies are unknown",
+    )
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ class IrtTable:
     ability_TK: Float64Array
     success_QK: Float64Array
     cost_reference_usd: float
+    latency_reference_seconds: float
 
     def select_split(self, split: SplitName) -> IrtTable:
         """Return the queries of one split; the cost reference stays.
@@ -94,14 +101,24 @@ class IrtTable:
             success_QK=self.success_QK[rows],
         )
 
-    def compute_policy_value(self, probability_QK: npt.ArrayLike, cost_weight: float) -> float:
+    def compute_policy_value(
+        self, probability_QK: npt.ArrayLike, cost_weight: float, latency_weight: float = 0.0
+    ) -> float:
         """Return the mean expected utility of a policy, over all draws of the scores."""
-        utility_QK = self.success_QK - cost_weight * self.normalise_cost()
+        utility_QK = self.expect_utility(cost_weight, latency_weight)
         return float((np.asarray(probability_QK, np.float64) * utility_QK).sum(1).mean())
 
-    def compute_best_value(self, cost_weight: float) -> float:
+    def compute_best_value(self, cost_weight: float, latency_weight: float = 0.0) -> float:
         """Return the mean expected utility of the best policy, which knows chances, not draws."""
-        return float((self.success_QK - cost_weight * self.normalise_cost()).max(1).mean())
+        return float(self.expect_utility(cost_weight, latency_weight).max(1).mean())
+
+    def expect_utility(self, cost_weight: float, latency_weight: float) -> Float64Array:
+        """Return the expected utility of every pair [Q, K]; without latencies their weight is 0."""
+        utility_QK = self.success_QK - cost_weight * self.normalise_cost()
+        if latency_weight:
+            seconds_QK = self.table.latency_seconds_QK.astype(np.float64)
+            utility_QK -= latency_weight * seconds_QK / self.latency_reference_seconds
+        return utility_QK
 
     def compute_oracle_value(self, cost_weight: float) -> float:
         """Return the mean expected utility of the oracle, which sees the draws of each query.
@@ -141,8 +158,13 @@ def make_irt_table(config: IrtTableConfig, seed: int) -> IrtTable:
     if set(table.split_Q.tolist()) != {"train", "val", "test"}:
         raise RLRouteError(f"irt table: {config.queries} queries leave a split empty; take more")
     reference = float(table.cost_usd_QK[train_Q].mean(0, dtype=np.float64).max())
+    slowest = float(table.latency_seconds_QK[train_Q].mean(0, dtype=np.float64).max())
     ability_TK = draw_abilities(config, seed)
-    return IrtTable(table, features_QF, topic_Q, difficulty_Q, ability_TK, success_QK, reference)
+    return IrtTable(
+        *(table, features_QF, topic_Q, difficulty_Q, ability_TK, success_QK),
+        cost_reference_usd=reference,
+        latency_reference_seconds=slowest,
+    )
 
 
 def make_irt_outcomes(config: IrtTableConfig, seed: int, index_Q: IntArray) -> OutcomeTable:
@@ -222,6 +244,12 @@ def build_irt_table(
         " ".join(f"topic{topic}word{word}" for word in row)
         for topic, row in zip(topic_Q.tolist(), word_QL.tolist(), strict=True)
     ]
+    seconds_QK = np.full((queries, candidates), np.nan, np.float32)
+    if config.seconds_per_token is not None:
+        fastest, slowest = config.seconds_per_token
+        place_K = np.argsort(np.argsort(draw_uniform("irt", seed, "speed", column_K)))
+        rate_K = fastest * (slowest / fastest) ** (place_K / (candidates - 1))
+        seconds_QK = (answer_Q1 * rate_K).astype(np.float32)
     split_Q = assign_splits(texts, seed=seed)
     shape = (queries, candidates)
     return OutcomeTable(
@@ -239,6 +267,6 @@ def build_irt_table(
         present_QK=np.ones(shape, np.bool_),
         prompt_tokens_QK=np.full(shape, prompt, np.float32),
         completion_tokens_QK=np.broadcast_to(answer_Q1, shape).astype(np.float32),
-        latency_seconds_QK=np.full(shape, np.nan, np.float32),
+        latency_seconds_QK=seconds_QK,
         split_Q=split_Q,
     )

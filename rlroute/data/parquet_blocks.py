@@ -47,7 +47,7 @@ from rlroute.data.records import (
 )
 from rlroute.data.stored_queries import COLUMNS, StoredQueries
 from rlroute.data.text_files import check_columns
-from rlroute.types import BoolArray, FloatArray, IntArray, RLRouteError
+from rlroute.types import SPLITS, BoolArray, FloatArray, IntArray, RLRouteError
 
 RECORDS_PER_BLOCK = 1 << 16
 GROWTH = 1.5
@@ -68,9 +68,12 @@ class GatheredRecords:
 
 
 def gather_records(
-    path: Path, candidate_ids: Collection[str], prices_source: str
+    path: Path,
+    candidate_ids: Collection[str],
+    prices_source: str,
+    needed: Collection[str] = SPLITS,
 ) -> GatheredRecords:
-    """Read, check and gather the records of a Parquet file.
+    """Read, check and gather the records of a Parquet file; splits `needed` must hold a query.
 
     Raises:
         RLRouteError: not a Parquet file of records, or the first fault of the records; the message
@@ -82,7 +85,7 @@ def gather_records(
         check_models(block, candidate_ids, prices_source)
         check_numbers(block)
         gathering.add(block)
-    return gathering.finish()
+    return gathering.finish(needed)
 
 
 def iterate_blocks(path: Path) -> Iterator[Records]:
@@ -230,7 +233,7 @@ class Gathering:
             old_QK = self.numbers.get(name, np.zeros((0, 0), dtype=np.float32))
             self.numbers[name] = enlarge(old_QK, room, np.nan)
 
-    def finish(self) -> GatheredRecords:
+    def finish(self, needed: Collection[str]) -> GatheredRecords:
         """Check what concerns the file as a whole, and return it sorted.
 
         Raises:
@@ -247,7 +250,7 @@ class Gathering:
             {},
             lambda query: self.locate(self.first_record_Q[query]),
         )
-        check_splits(whole, np.arange(queries))
+        check_splits(whole, np.arange(queries), needed)
         columns, order_Q = sort_queries(list(self.code_by_id), self.columns)
         models = sorted(self.code_by_model)
         model_K = np.array([self.code_by_model[model] for model in models])

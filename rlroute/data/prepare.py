@@ -50,9 +50,17 @@ class PreparedTable:
 
 
 def prepare_table(
-    table: OutcomeTable, encoder_config: EncoderConfig, profile_config: ProfileConfig, seed: int
+    table: OutcomeTable,
+    encoder_config: EncoderConfig,
+    profile_config: ProfileConfig,
+    seed: int,
+    *,
+    latency: bool = False,
 ) -> PreparedTable:
     """Fit encoder, profiles and feature scale on the train split, and encode every query.
+
+    With `latency` policies see latencies; the table must know all of them
+    (`rlroute.data.latencies.require_latencies`).
 
     Raises:
         RLRouteError: a split is empty, a candidate has no train outcome, or an extra is missing.
@@ -63,8 +71,8 @@ def prepare_table(
     features_QF = encode_texts(encoder, table.texts)
     train_features_QF = features_QF[find_split(table, "train")]
     centroids_CF = fit_clusters(train_features_QF, profile_config, seed)
-    candidates = measure_profiles(train, train_features_QF, centroids_CF)
-    scale = fit_feature_scale(candidates)
+    candidates = measure_profiles(train, train_features_QF, centroids_CF, latency=latency)
+    scale = fit_feature_scale(candidates, latency=latency)
     splits = prepare_splits(table, features_QF, candidates, scale)
     return PreparedTable(encoder, centroids_CF, candidates, scale, splits)
 
@@ -85,10 +93,11 @@ def encode_texts(encoder: Encoder, texts: Sequence[str]) -> FloatArray:
     return encode_cached(encoder, texts, root / "embeddings", texts_per_shard=batch)
 
 
-def compute_table_digest(table: OutcomeTable) -> str:
+def compute_table_digest(table: OutcomeTable, *, latency: bool = False) -> str:
     """Return a SHA-256 of what a table says: texts, splits, candidates with prices, outcomes.
 
-    A run keeps it, so that an evaluation on a table that has changed since is refused.
+    A run keeps it, so that an evaluation on a table that has changed since is refused. With
+    `latency` that counts as an outcome too.
     """
     digest = hashlib.sha256()
     for query, split in zip(table.queries, table.split_Q, strict=True):
@@ -97,6 +106,7 @@ def compute_table_digest(table: OutcomeTable) -> str:
         prices = candidate.prices
         digest.update(f"{candidate.id}\0".encode())
         digest.update(f"{prices.input}\0{prices.output}\0{prices.per_call}\0".encode())
-    for array_QK in (table.score_QK, table.cost_usd_QK):
+    arrays = [table.score_QK, table.cost_usd_QK, *([table.latency_seconds_QK] if latency else [])]
+    for array_QK in arrays:
         digest.update(np.nan_to_num(array_QK, nan=-1.0).tobytes())
     return digest.hexdigest()

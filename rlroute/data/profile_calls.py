@@ -8,26 +8,23 @@
 
 Draws follow from coordinates: the first 200 of 1,000 random queries are the 200 random queries.
 
-What it leaves out: what is made of the calls (`rlroute.data.candidate_profiles`).
+What it leaves out: what is made of the calls (`rlroute.data.newcomer_profiles`).
 
 How to use: `gather_calls(table, cluster_Q, "new-model", choose_queries("random", 200, ...))`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from rlroute.data.candidate_profiles import ProfileCalls, estimate_profile, fit_prior
-from rlroute.data.routing_data import assign_clusters
+from rlroute.data.candidate_profiles import ProfileCalls
 from rlroute.data.table import OutcomeTable
 from rlroute.seeding import draw_permutation
-from rlroute.types import BoolArray, Candidate, FloatArray, IntArray, RLRouteError
+from rlroute.types import BoolArray, IntArray, RLRouteError
 
 Design = Literal["random", "stratified", "information", "aptitude"]
 APTITUDE_TASKS = 50
@@ -103,56 +100,42 @@ class AptitudeTest:
     cost_usd: float
 
 
-def take_aptitude_test(table: OutcomeTable, candidate_id: str, seed: int) -> AptitudeTest:
-    """Look up a candidate's aptitude test in the outcomes of a table, by its tasks.
+def take_aptitude_test(
+    table: OutcomeTable,
+    candidate_id: str,
+    seed: int,
+    tasks: int = APTITUDE_TASKS,
+    shots: int = APTITUDE_SHOTS,
+) -> OutcomeTable:
+    """Return a candidate's outcomes on the queries of an aptitude test, by the table's tasks.
+
+    Raises:
+        RLRouteError: the table has no such candidate, or no outcome of it.
+    """
+    find_column(table, candidate_id)
+    own = table.select_candidates([candidate_id])
+    task_Q = [query.task for query in own.queries]
+    return own.select_queries(np.sort(order_aptitude(task_Q, seed, tasks, shots)))
+
+
+def measure_aptitude(table: OutcomeTable, candidate_id: str) -> AptitudeTest:
+    """Return a candidate's success on each task of a table, and what the calls cost.
 
     Raises:
         RLRouteError: the table has no such candidate, or no outcome of it.
     """
     column = find_column(table, candidate_id)
-    held_Q = np.flatnonzero(table.present_QK[:, column])
-    task_Q = np.array([table.queries[row].task for row in held_Q.tolist()])
-    rows = held_Q[order_aptitude(task_Q, seed)]
+    rows = np.flatnonzero(table.present_QK[:, column])
     name_N = np.array([table.queries[row].task for row in rows.tolist()])
-    tasks, place_N = np.unique(name_N, return_inverse=True)
+    names, place_N = np.unique(name_N, return_inverse=True)
     shots_T = np.bincount(place_N)
     score_N = table.score_QK[rows, column].astype(np.float64)
     return AptitudeTest(
-        tasks=tuple(tasks.tolist()),
+        tasks=tuple(names.tolist()),
         success_T=np.bincount(place_N, weights=score_N) / shots_T,
         shots_T=shots_T,
         cost_usd=float(table.cost_usd_QK[rows, column].sum(dtype=np.float64)),
     )
-
-
-def profile_from_results(
-    candidate: Candidate,
-    known: Sequence[Candidate],
-    centroids_CF: FloatArray,
-    results: OutcomeTable | None,
-    encode: Callable[[Sequence[str]], FloatArray],
-) -> Candidate:
-    """Return a candidate with the profile that its results on queries of any kind give it.
-
-    `results` holds its outcomes (split `train` is read, nothing else), None where it was never
-    tried. `encode` embeds queries as those behind the centroids [C, F] were.
-
-    Raises:
-        RLRouteError: no outcome of it in the train split, or too little is known of the others.
-    """
-    prior, calls = fit_prior([one for one in known if one.members is None]), None
-    if results is not None:
-        if "train" not in results.split_Q:
-            raise RLRouteError(
-                f"table '{results.name}': no query is of split 'train', and a profile is measured "
-                "on nothing else"
-            )
-        train = results.select_split("train")
-        held_N = np.flatnonzero(train.present_QK[:, find_column(train, candidate.id)])
-        asked = train.select_queries(held_N)
-        cluster_N = assign_clusters(encode(list(asked.texts)), centroids_CF)
-        calls = gather_calls(asked, cluster_N, candidate.id, np.arange(len(held_N)))
-    return dataclasses.replace(candidate, profile=estimate_profile(candidate, prior, calls))
 
 
 def gather_calls(

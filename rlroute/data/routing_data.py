@@ -19,6 +19,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from rlroute.config import StrictModel
+from rlroute.data.lenders import Lenders
 from rlroute.data.table import OutcomeTable
 from rlroute.seeding import derive_seed, draw_permutation
 from rlroute.types import (
@@ -45,17 +46,30 @@ class RoutingData:
     `features_QF` embeds the queries. `candidate_features_KD` describes the candidates (see
     `build_candidate_features`). `cost_reference_usd` is the mean train cost of the dearest
     candidate; utility at cost weight w is `score_QK - w * cost_usd_QK / cost_reference_usd`.
+    `latency_reference_seconds` is that of the slowest, None where latency does not count.
     """
 
     table: OutcomeTable
     features_QF: FloatArray
     candidate_features_KD: FloatArray
     cost_reference_usd: float
+    latency_reference_seconds: float | None = None
 
     @property
     def normalised_cost_QK(self) -> FloatArray:
         """Cost in units of the reference [Q, K]; NaN where absent."""
         return self.table.cost_usd_QK / np.float32(self.cost_reference_usd)
+
+    @property
+    def normalised_latency_QK(self) -> FloatArray:
+        """Latency in units of the reference [Q, K]; NaN where absent.
+
+        Raises:
+            ValueError: latency does not count here.
+        """
+        if self.latency_reference_seconds is None:
+            raise ValueError("these data were prepared without latencies")
+        return self.table.latency_seconds_QK / np.float32(self.latency_reference_seconds)
 
     def select_queries(self, index_Q: npt.ArrayLike) -> RoutingData:
         """Return the queries at positions `index_Q`, or where a mask is True."""
@@ -71,20 +85,29 @@ class RoutingData:
 class FeatureScale:
     """What turns profiles into candidate features; fitted on train, stored with the policy.
 
-    `offset_D` and `scale_D` standardise the rows of `describe_candidate`.
+    `offset_D` and `scale_D` standardise the rows of `describe_candidate`; from `lenders` unseen
+    candidates get rows in place of their own (None: their own stays). With
+    `latency_reference_seconds` candidates also have columns of latencies.
     """
 
     cost_reference_usd: float
     offset_D: FloatArray
     scale_D: FloatArray
+    lenders: Lenders | None = None
+    latency_reference_seconds: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {
+        data: dict[str, Any] = {
             "cost_reference_usd": self.cost_reference_usd,
             "offset": [float(value) for value in self.offset_D],
             "scale": [float(value) for value in self.scale_D],
         }
+        if self.lenders is not None:
+            data["lenders"] = self.lenders.to_dict()
+        if self.latency_reference_seconds is not None:
+            data["latency_reference_seconds"] = self.latency_reference_seconds
+        return data
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> FeatureScale:
@@ -93,6 +116,8 @@ class FeatureScale:
             cost_reference_usd=float(data["cost_reference_usd"]),
             offset_D=np.asarray(data["offset"], dtype=np.float32),
             scale_D=np.asarray(data["scale"], dtype=np.float32),
+            lenders=Lenders.from_dict(data["lenders"]) if data.get("lenders") else None,
+            latency_reference_seconds=data.get("latency_reference_seconds"),
         )
 
 
@@ -107,9 +132,15 @@ class ProfileConfig(StrictModel):
 
 
 def measure_profiles(
-    train: OutcomeTable, features_QF: FloatArray, centroids_CF: FloatArray
+    train: OutcomeTable,
+    features_QF: FloatArray,
+    centroids_CF: FloatArray,
+    *,
+    latency: bool = False,
 ) -> tuple[Candidate, ...]:
     """Return the table's candidates with profiles measured on `train` [features: Q_train, F].
+
+    With `latency` they say how long candidates take per cluster; all latencies must be known then.
 
     Raises:
         RLRouteError: a candidate has no train outcome, so nothing is known about it.
@@ -139,6 +170,9 @@ def measure_profiles(
                 cluster_Q[present_Q],
                 clusters,
             ),
+            latency_seconds_C=average_by_cluster(seconds_Q, cluster_Q[present_Q], clusters)
+            if latency
+            else None,
         )
         profiled.append(dataclasses.replace(candidate, profile=profile))
     return tuple(profiled)
@@ -234,21 +268,28 @@ def get_profile(candidate: Candidate) -> Profile:
     return candidate.profile
 
 
-def fit_feature_scale(candidates: Sequence[Candidate]) -> FeatureScale:
-    """Fit the cost reference and the standardisation on profiled candidates.
+def fit_feature_scale(candidates: Sequence[Candidate], *, latency: bool = False) -> FeatureScale:
+    """Fit the references of cost (and latency) and the standardisation on profiled candidates.
 
     Raises:
-        RLRouteError: all candidates are free, so there is no cost to trade quality against.
+        RLRouteError: all candidates are free, so there is no cost to trade quality against; or all
+            take no time.
     """
     reference = max(get_profile(candidate).mean_cost_usd for candidate in candidates)
     if reference <= 0:
         raise RLRouteError("all candidates cost 0 USD on the train split: nothing to route for")
+    slowest = None
+    if latency:
+        slowest = max(get_profile(candidate).latency_seconds or 0.0 for candidate in candidates)
+        if slowest <= 0:
+            raise RLRouteError("all candidates take 0 seconds on train: nothing to weigh")
     raw_KD = np.stack([describe_candidate(candidate) for candidate in candidates])
     spread_D = raw_KD.std(axis=0)
     return FeatureScale(
         cost_reference_usd=reference,
         offset_D=raw_KD.mean(axis=0),
         scale_D=np.where(spread_D > 1e-6, spread_D, 1.0).astype(np.float32),
+        latency_reference_seconds=slowest,
     )
 
 
@@ -260,17 +301,36 @@ def build_candidate_features(candidates: Sequence[Candidate], scale: FeatureScal
     | 1          | mean train score                                                         |
     | 1          | mean train cost in units of the reference                                |
     | 3 + 2C     | prices and deviations per cluster, standardised (`describe_candidate`)   |
+    | C          | where latency counts: train latency per cluster, likewise                |
     | C          | train score per cluster                                                  |
     | C          | train cost per cluster in units of the reference                         |
+
+    An unseen candidate borrows the 3 + 2C columns where the scale lends them; all it was measured
+    for itself is its own.
+
+    Raises:
+        RLRouteError: a candidate has no profile, or none of latencies where the scale asks for it.
     """
     rows = []
     for candidate in candidates:
         profile = get_profile(candidate)
         leading = [profile.mean_score, profile.mean_cost_usd / scale.cost_reference_usd]
-        standardised = (describe_candidate(candidate) - scale.offset_D) / scale.scale_D
+        standardised = standardise_candidate(candidate, scale)
+        if candidate.unseen and scale.lenders is not None:
+            standardised = scale.lenders.describe(profile.score_C)
         cost_C = profile.cost_usd_C / scale.cost_reference_usd
-        rows.append(np.concatenate([leading, standardised, profile.score_C, cost_C]))
+        parts = [np.array(leading), standardised, profile.score_C, cost_C]
+        if scale.latency_reference_seconds is not None:
+            if profile.latency_seconds_C is None:
+                raise RLRouteError(f"candidate '{candidate.id}' has no measured latency")
+            parts.insert(2, profile.latency_seconds_C / scale.latency_reference_seconds)
+        rows.append(np.concatenate(parts))
     return np.stack(rows).astype(np.float32)
+
+
+def standardise_candidate(candidate: Candidate, scale: FeatureScale) -> FloatArray:
+    """Return the standardised row [3 + 2C] of a profiled candidate's own description."""
+    return (describe_candidate(candidate) - scale.offset_D) / scale.scale_D
 
 
 def count_candidate_features(clusters: int) -> int:
@@ -296,6 +356,7 @@ def prepare_splits(
             features_QF=features_QF[find_split(table, split)],
             candidate_features_KD=candidate_features_KD,
             cost_reference_usd=scale.cost_reference_usd,
+            latency_reference_seconds=scale.latency_reference_seconds,
         )
         for split in SPLITS
     }

@@ -46,6 +46,7 @@ from rlroute.types import (
 
 RECORD_FILES = ("records.csv.gz", "records.csv", "records.parquet")
 MODELS_FILE = "models.csv"
+RESULT_SPLITS: tuple[SplitName, ...] = ("train",)  # what a profile is measured on
 TableFormat = Literal["csv", "parquet"]
 
 
@@ -146,19 +147,40 @@ def read_table(source: str | Path) -> OutcomeTable:
     Raises:
         RLRouteError: no such table, or its first fault, with file and row.
     """
-    folder = find_folder(source)
+    return read_folder(find_folder(source), SPLITS)
+
+
+def read_results(source: str | Path) -> OutcomeTable:
+    """Read a table of a new candidate's results, of which only the train split must hold a query.
+
+    Raises:
+        RLRouteError: as `read_table`.
+    """
+    return read_folder(find_folder(source), RESULT_SPLITS)
+
+
+def read_folder(folder: Path, needed: Collection[str]) -> OutcomeTable:
+    """Read the table in a folder; the splits `needed` must hold a query.
+
+    Raises:
+        RLRouteError: as `read_table`.
+    """
     found = [folder / name for name in RECORD_FILES if (folder / name).exists()]
     if len(found) != 1:
         fault = "holds none of" if not found else "holds more than one of"
         raise RLRouteError(f"{folder}: {fault} {', '.join(RECORD_FILES)}; exactly one is needed")
     candidates, name = read_candidates(folder / MODELS_FILE), folder.resolve().name
     if found[0].suffix == ".parquet":
-        return gather_table(name, found[0], candidates, str(folder / MODELS_FILE))
-    return build_table(name, read_records(found[0]), candidates, str(folder / MODELS_FILE))
+        return gather_table(name, found[0], candidates, str(folder / MODELS_FILE), needed)
+    return build_table(name, read_records(found[0]), candidates, str(folder / MODELS_FILE), needed)
 
 
 def gather_table(
-    name: str, path: Path, candidates: Sequence[Candidate], prices_source: str
+    name: str,
+    path: Path,
+    candidates: Sequence[Candidate],
+    prices_source: str,
+    needed: Collection[str],
 ) -> OutcomeTable:
     """Read a Parquet file block by block into a table, never holding its records at once.
 
@@ -167,7 +189,7 @@ def gather_table(
     """
     from rlroute.data.parquet_blocks import gather_records
 
-    found = gather_records(path, {candidate.id for candidate in candidates}, prices_source)
+    found = gather_records(path, {candidate.id for candidate in candidates}, prices_source, needed)
     by_id = {candidate.id: candidate for candidate in candidates}
     return OutcomeTable(
         name=name,
@@ -194,14 +216,18 @@ def find_folder(source: str | Path) -> Path:
 
 
 def build_table(
-    name: str, records: Records, candidates: Sequence[Candidate], prices_source: str
+    name: str,
+    records: Records,
+    candidates: Sequence[Candidate],
+    prices_source: str,
+    needed: Collection[str] = SPLITS,
 ) -> OutcomeTable:
-    """Check records and return them as a table.
+    """Check records and return them as a table; the splits `needed` must hold a query.
 
     Raises:
         RLRouteError: the first fault of the records; `prices_source` names where prices stand.
     """
-    check_records(records, {candidate.id for candidate in candidates}, prices_source)
+    check_records(records, {candidate.id for candidate in candidates}, prices_source, needed)
     query, model = records.text["query_id"], records.text["model"]
     rows = sorted(
         find_first_rows(records),
@@ -282,10 +308,16 @@ def make_records(table: OutcomeTable) -> Records:
     )
 
 
-def write_table(table: OutcomeTable, folder: str | Path, *, format: TableFormat = "csv") -> None:
+def write_table(
+    table: OutcomeTable,
+    folder: str | Path,
+    *,
+    format: TableFormat = "csv",
+    needed: Collection[str] = SPLITS,
+) -> None:
     """Write a table to a folder, at once or not at all; the same table gives the same bytes.
 
-    A folder that holds a table already is replaced.
+    A folder that holds a table already is replaced. The splits `needed` must hold a query.
 
     Raises:
         RLRouteError: the table does not pass the checks of `read_table`, or the folder holds
@@ -293,7 +325,7 @@ def write_table(table: OutcomeTable, folder: str | Path, *, format: TableFormat 
     """
     folder = Path(folder)
     check_replaceable(folder)
-    check_table(table)
+    check_table(table, needed)
     with atomic_folder(folder) as temporary:
         write_table_files(table, temporary, format=format)
 
@@ -308,10 +340,10 @@ def check_replaceable(folder: Path) -> None:
         raise RLRouteError(f"{folder}: holds other files ({other[0]}); name a new folder")
 
 
-def check_table(table: OutcomeTable) -> None:
+def check_table(table: OutcomeTable, needed: Collection[str] = SPLITS) -> None:
     """Raise RLRouteError unless the table, once written, can be read."""
     known = {candidate.id for candidate in table.candidates}
-    check_records(make_records(table), known, f"table '{table.name}'")
+    check_records(make_records(table), known, f"table '{table.name}'", needed)
 
 
 def write_table_files(table: OutcomeTable, folder: Path, *, format: TableFormat = "csv") -> None:

@@ -138,7 +138,11 @@ def compute_validation_metrics(
     are those of `data`. Cheap enough to run every few updates.
     """
     weight_L = check_cost_weights(cost_weights)
-    sweep = sweep_policy(policy, data, weight_L)
+    return summarise_sweep(sweep_policy(policy, data, weight_L), data, weight_L)
+
+
+def summarise_sweep(sweep: Sweep, data: RoutingData, weight_L: Float64Array) -> dict[str, float]:
+    """Return the metrics of `compute_validation_metrics` for a sweep over `weight_L`."""
     quality_N, cost_N = sweep.quality_NQ.mean(1), sweep.cost_usd_NQ.mean(1)
     single_quality_K, single_cost_K = (value_QK.mean(0) for value_QK in list_singles(data))
     cheapest = int(np.argmin(single_cost_K))

@@ -16,16 +16,18 @@ import numpy as np
 from rlroute.evaluation.comparison import QUERIES_PER_PRICE
 from rlroute.evaluation.decisions import Calibration, DecisionReport
 from rlroute.evaluation.figures import (
-    CANDIDATE_COLOURS,
     COST_LABEL,
     GREY,
     INK,
     POLICY_COLOURS,
-    add_band_legend,
     format_percent,
     make_figure,
     save_png,
     style_axes,
+)
+from rlroute.evaluation.figures_selection import (
+    CANDIDATE_COLOURS,
+    add_band_legend,
 )
 
 SHARE = "selection/share/"

@@ -22,15 +22,18 @@ from typing import Any
 
 from rlroute.evaluation import comparison
 from rlroute.evaluation.decisions import DecisionReport
-from rlroute.evaluation.figures import (
+from rlroute.evaluation.figures import draw_frontier, draw_learning_curve
+from rlroute.evaluation.figures_decisions import draw_calibration, draw_shares_over_training
+from rlroute.evaluation.figures_preferences import draw_latency, draw_ratings
+from rlroute.evaluation.figures_selection import (
     TASKS_SHOWN,
-    draw_frontier,
-    draw_learning_curve,
     draw_selection_by_task,
     draw_selection_by_weight,
 )
-from rlroute.evaluation.figures_decisions import draw_calibration, draw_shares_over_training
+from rlroute.evaluation.figures_unseen import draw_unseen
+from rlroute.evaluation.preference_report import PreferenceReport
 from rlroute.evaluation.results import EvaluationResult
+from rlroute.evaluation.unseen import UnseenReport
 from rlroute.extras import require
 from rlroute.files import write_atomic
 from rlroute.types import Candidate
@@ -56,8 +59,8 @@ class ReportContext:
 
     `split_queries` maps split to number of queries, `history` holds the rows of metrics.jsonl (each
     with `step`), `recipe_yaml` is the resolved recipe with secrets redacted, `versions` maps
-    library to version, `wall_seconds` is the time of the training. `decisions` and `router_seconds`
-    are left out of the page where they are None.
+    library to version, `wall_seconds` is the time of the training. `decisions`, `router_seconds`
+    `unseen` and `preferences` are left out of the page where they are None.
     """
 
     run_name: str
@@ -73,6 +76,8 @@ class ReportContext:
     wall_seconds: float
     decisions: DecisionReport | None = None
     router_seconds: RouterSeconds | None = None
+    unseen: UnseenReport | None = None
+    preferences: PreferenceReport | None = None
 
 
 def write_report(run_folder: Path, result: EvaluationResult, context: ReportContext) -> None:
@@ -94,6 +99,9 @@ def render_report(result: EvaluationResult, context: ReportContext, frontier_png
     learning_png = draw_learning_curve(context.history)
     training_png = draw_shares_over_training(context.history)
     calibration_png = draw_calibration(context.decisions) if context.decisions else None
+    wishes = context.preferences
+    latency_png = draw_latency(wishes) if wishes and wishes.latency else None
+    ratings_png = draw_ratings(wishes) if wishes and wishes.ratings else None
     page: str = (
         make_page_environment()
         .get_template(TEMPLATE)
@@ -111,6 +119,8 @@ def render_report(result: EvaluationResult, context: ReportContext, frontier_png
             compound=any(one.kind in ("subset", "skip") for one in context.candidates),
             context=context,
             decisions=context.decisions,
+            unseen=context.unseen,
+            preferences=wishes,
             bounds=comparison.BOUNDS,
             tasks_shown=TASKS_SHOWN,
             log_candidates=math.log(len(result.candidate_ids)),
@@ -121,6 +131,9 @@ def render_report(result: EvaluationResult, context: ReportContext, frontier_png
                 "learning": embed_png(learning_png) if learning_png else None,
                 "training": embed_png(training_png) if training_png else None,
                 "calibration": embed_png(calibration_png) if calibration_png else None,
+                "unseen": embed_png(draw_unseen(context.unseen)) if context.unseen else None,
+                "latency": embed_png(latency_png) if latency_png else None,
+                "ratings": embed_png(ratings_png) if ratings_png else None,
             },
         )
     )

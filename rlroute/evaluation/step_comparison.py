@@ -222,6 +222,9 @@ def render_step_comparison(result: StepEvaluation) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    counted = "calls: counted ones per task"
+    if result.budget_unit == "usd":
+        counted = "broke: episodes that ended since nothing was affordable any more"
     table = Table(
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -229,34 +232,42 @@ def render_step_comparison(result: StepEvaluation) -> Table:
         padding=0,
         title=f"{result.world}, test: {result.test_tasks:,} tasks, {result.subject.name} of update "
         f"{result.update}",
-        caption=f"USD per {QUERIES_PER_PRICE:,} tasks; calls: counted ones per task; used: share "
-        "of the cap; hard: success on hard tasks; lead: success of the first row minus this row's, "
-        "95% interval; *: best baseline on val, by reward; always "
+        caption=f"USD per {QUERIES_PER_PRICE:,} tasks; {counted}; used: share of the cap; hard: "
+        "success on hard tasks; lead: success of the first row minus this row's, 95% interval; "
+        "*: best baseline on val, by reward; always "
         f"{result.executor_ids[-1]} under a cap is first-large: the mask ends it; sigma's bill "
         "holds its probes",
         title_justify="left",
         caption_justify="left",
     )
     table.add_column("policy", overflow="fold")
-    for header in ("success", "USD", "calls", "used", "hard", "reward", "lead"):
+    for header in ("success", "USD", counted.partition(":")[0], "used", "hard", "reward", "lead"):
         table.add_column(header, justify="right", no_wrap=True)
     for place, setting in enumerate(result.settings):
         table.add_row(format_setting(result, setting), style="italic")
         for policy, point in list_rows(result, place):
             star = "*" if policy.name == result.best_baselines[place] else ""
             name = Text(policy.name + star)  # folders may be named like markup
-            table.add_row(name, *list_cells(point), style=STYLES.get(policy.kind))
+            cells = list_cells(point, result.budget_unit)
+            table.add_row(name, *cells, style=STYLES.get(policy.kind))
         table.add_section()
     return table
 
 
-def list_cells(point: StepPoint) -> list[str]:
-    """Return the cells of a row of the table, after the name."""
+def list_cells(point: StepPoint, budget_unit: str) -> list[str]:
+    """Return the cells of a row of the table, after the name.
+
+    What a budget in calls counts are calls; one in USD is gone or not.
+    """
     hard = point.by_class.get(HARD)
+    counted = UNKNOWN if point.calls is None else format_number(point.calls, 2)
+    if budget_unit == "usd":
+        broke = point.exhausted
+        counted = UNKNOWN if broke is None else f"{format_number(100 * broke, 1)}%"
     return [
         UNKNOWN if point.success is None else format_number(point.success.value),
         UNKNOWN if point.cost_usd is None else format_price(point.cost_usd.value),
-        UNKNOWN if point.calls is None else format_number(point.calls, 2),
+        counted,
         "" if point.utilisation is None else f"{format_number(100 * point.utilisation, 0)}%",
         UNKNOWN if hard is None else format_number(hard.success),
         UNKNOWN if point.reward is None else format_number(point.reward.value),

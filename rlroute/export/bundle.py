@@ -53,7 +53,9 @@ from rlroute.data.encoders import (
     read_json,
 )
 from rlroute.data.routing_data import PRICE_COLUMNS, FeatureScale
+from rlroute.data.users import check_biases
 from rlroute.export.summary import TrainingSummary
+from rlroute.export.wishes import CostWeightRange, PreferencesEntry
 from rlroute.files import atomic_folder, write_atomic
 from rlroute.policies.mlp import ScorerConfig
 from rlroute.policies.weights import build_scorer
@@ -99,6 +101,7 @@ class BundleContents:
     cost_weight_max: float
     summary: dict[str, Any]
     recipe_yaml: str
+    preferences: PreferencesEntry | None = None
 
 
 class FileEntry(StrictModel):
@@ -123,20 +126,6 @@ class FeaturesEntry(StrictModel):
     scale: ScaleEntry
 
 
-class CostWeightRange(StrictModel):
-    """The cost weights that the policy was trained for."""
-
-    min: float = Field(ge=0, allow_inf_nan=False)
-    max: float = Field(ge=0, allow_inf_nan=False)
-
-    @model_validator(mode="after")
-    def check_order(self) -> CostWeightRange:
-        """Refuse an empty range."""
-        if self.min > self.max:
-            raise ValueError(f"min ({self.min:g}) is above max ({self.max:g})")
-        return self
-
-
 class Manifest(StrictModel):
     """What manifest.json holds besides its own checksum."""
 
@@ -149,6 +138,7 @@ class Manifest(StrictModel):
     policy: ScorerConfig
     summary: TrainingSummary
     files: dict[str, FileEntry]
+    preferences: PreferencesEntry | None = None
 
     @model_validator(mode="after")
     def check_files(self) -> Manifest:
@@ -209,6 +199,8 @@ def format_manifest(contents: BundleContents, folder: Path) -> str:
         "summary": contents.summary,
         "files": {name: describe_file(folder / name) for name in list_files(folder)},
     }
+    if contents.preferences is not None:
+        content["preferences"] = contents.preferences.model_dump(mode="json")
     parse_config(Manifest, content, f"{folder.name}/{MANIFEST_FILE}")
     content[CHECKSUM_KEY] = compute_checksum(content)
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
@@ -300,6 +292,7 @@ def read_bundle(folder: Path, *, model_folder: Path | None = None) -> BundleCont
         cost_weight_max=manifest.cost_weight.max,
         summary=data["summary"],
         recipe_yaml=files[RECIPE_FILE].decode("utf-8", "replace"),
+        preferences=manifest.preferences,
     )
     check_contents(contents, folder)
     return contents
@@ -368,6 +361,15 @@ def check_contents(contents: BundleContents, folder: Path) -> None:
             f"{folder}: the policy reads {scorer.features} query features, the encoder gives "
             f"{dimension}"
         )
+    timed, stated = contents.scale.latency_reference_seconds is not None, contents.preferences
+    ranged = stated is not None and stated.latency_weight is not None
+    if not scorer.latency == timed == ranged:
+        raise RLRouteError(
+            f"{folder}: policy, feature scale and range of weights do not agree on whether latency "
+            "counts"
+        )
+    if stated is not None:
+        check_biases(stated.users, [candidate.id for candidate in contents.candidates])
     if scorer.clusters != clusters:
         raise RLRouteError(
             f"{folder}: the policy knows {scorer.clusters} query clusters, the feature scale "

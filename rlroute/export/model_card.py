@@ -18,7 +18,7 @@ import numpy as np
 import rlroute
 from rlroute.config import parse_config
 from rlroute.data.routing_data import get_profile
-from rlroute.export.summary import Interval, TestSummary, TrainingSummary
+from rlroute.export.summary import Interval, TestSummary, TrainingSummary, ValidationSummary
 from rlroute.types import Candidate
 
 if TYPE_CHECKING:
@@ -48,10 +48,42 @@ def render_card(contents: BundleContents) -> str:
         one_percent=format_number(unit / 100),
         weight_min=f"{low:g}",
         weight_max=f"{high:g}",
+        preferences=render_preferences(contents),
         candidates=render_candidates(contents.candidates),
         numbers=render_numbers(summary.test),
         training=render_training(contents, summary),
     )
+
+
+def render_preferences(contents: BundleContents) -> str:
+    """Return what may be weighed beside cost, with a blank line after it; nothing where nothing."""
+    stated, unit = contents.preferences, contents.scale.latency_reference_seconds
+    if stated is None:
+        return ""
+    parts = []
+    if stated.latency_weight is not None and unit is not None:
+        low, high = stated.latency_weight.min, stated.latency_weight.max
+        source = "derived from tokens where nobody measured them, as `recipe.yaml` declares"
+        parts.append(
+            "`latency_weight` is the same for time: quality given up for one unit of waiting, the "
+            f"slowest candidate's mean latency on the train split, **{format_number(unit)} "
+            f"seconds**, from {low:g} to {high:g}. Latencies were "
+            f"{source if stated.latency_derived else 'measured'}."
+        )
+    if stated.users:
+        header = ["user", "cost weight", "latency weight", "favours"]
+        rows = [
+            [
+                name,
+                f"{user.cost_weight:g}",
+                f"{user.latency_weight:g}",
+                ", ".join(f"{one} {bias:+g}" for one, bias in user.candidate_bias.items()),
+            ]
+            for name, user in stated.users.items()
+        ]
+        parts.append('`route(text, user="name")` decides with the weights of a user:')
+        parts.append(render_table(header, rows, text_columns=1))
+    return "## What else may be weighed\n\n" + "\n\n".join(parts) + "\n\n"
 
 
 def render_candidates(candidates: Sequence[Candidate]) -> str:
@@ -120,14 +152,11 @@ def render_numbers(test: TestSummary | None) -> str:
 def render_training(contents: BundleContents, summary: TrainingSummary) -> str:
     """Return what was trained on what, as a list."""
     queries = ", ".join(f"{name} {count:,}" for name, count in summary.queries.items())
-    validation, encoder = summary.validation, contents.encoder
-    value = getattr(validation, validation.metric, None)
-    reached = "" if value is None else f", where it was {value:.4f}"
+    encoder = contents.encoder
     lines = [
         f"Data: outcome table `{summary.table}`, queries per split: {queries}.",
         f"Algorithm: {summary.algorithm}, seed {summary.seed}, {summary.updates} updates. "
-        f"These are the weights of update {validation.update}, chosen by {validation.metric} on "
-        f"the validation split{reached}.",
+        f"{describe_choice(summary.validation)}",
         f"Encoder: {encoder.kind}, {encoder.dimension} dimensions "
         f"(fingerprint {encoder.fingerprint()[:12]}).",
         f"Policy: one hidden layer of {contents.scorer.hidden}, "
@@ -135,6 +164,18 @@ def render_training(contents: BundleContents, summary: TrainingSummary) -> str:
         "Every setting stands in `recipe.yaml`.",
     ]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def describe_choice(validation: ValidationSummary | None) -> str:
+    """Say which weights these are."""
+    if validation is None:
+        return "These are the last weights."
+    value = getattr(validation, validation.metric, None)
+    reached = "" if value is None else f", where it was {value:.4f}"
+    return (
+        f"These are the weights of update {validation.update}, chosen by {validation.metric} on "
+        f"the validation split{reached}."
+    )
 
 
 def render_table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int) -> str:

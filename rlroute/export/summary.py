@@ -74,14 +74,17 @@ class TestSummary(StrictModel):
 
 
 class TrainingSummary(StrictModel):
-    """What was trained on what; `test` is null where the router was not evaluated."""
+    """What was trained on what; `test` is null where the router was not evaluated.
+
+    `validation` is null where the last weights are served, which nothing has chosen.
+    """
 
     table: str
     queries: dict[SplitName, Count]
     algorithm: str
     seed: int
     updates: Count
-    validation: ValidationSummary
+    validation: ValidationSummary | None = None
     test: TestSummary | None = None
 
 

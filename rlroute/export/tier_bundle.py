@@ -29,7 +29,7 @@ import rlroute
 from rlroute.config import StrictModel, parse_config
 from rlroute.data.encoders import ENCODER_FILE, Encoder, load_encoder
 from rlroute.envs.memory_tiers import count_extras
-from rlroute.export.bundle import SHA256, CostWeightRange, EncoderEntry, FileEntry
+from rlroute.export.bundle import SHA256, EncoderEntry, FileEntry
 from rlroute.export.sealed_folder import (
     BUNDLE_FILE,
     check_names,
@@ -43,6 +43,7 @@ from rlroute.export.sealed_folder import (
     write_weights,
 )
 from rlroute.export.tier_model_card import TierSummary, render_tier_card
+from rlroute.export.wishes import CostWeightRange
 from rlroute.files import atomic_folder, write_atomic
 from rlroute.memory.base import Role
 from rlroute.memory.outcomes import ModuleFacts, PipelineFacts

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import torch
 
 from rlroute.data.routing_data import RoutingData, cut_rows
-from rlroute.policies.mlp import CandidateScorer, Scores
+from rlroute.data.users import ANYBODY, Preference
+from rlroute.policies.mlp import CandidateScorer, QueryBasis, Scores
 from rlroute.types import BoolArray, FloatArray, IntArray
 
 
@@ -41,41 +42,56 @@ class ActingPolicy(Protocol):
         mask_BK: BoolArray,
         cost_weight_B: FloatArray,
         uniform_B: npt.NDArray[np.float64],
+        latency_weight_B: FloatArray | None = None,
+        candidate_bias_BK: FloatArray | None = None,
     ) -> Decisions:
         """Decide for B observations; `uniform_B` in [0, 1) is all the chance there is."""
 
 
 def score(
     model: CandidateScorer,
-    features_BF: FloatArray,
+    queries: FloatArray | QueryBasis,
     candidate_features_KD: FloatArray,
     mask_BK: BoolArray,
     cost_weight_B: FloatArray,
+    latency_weight_B: FloatArray | None = None,
+    candidate_bias_BK: FloatArray | None = None,
     *,
     served: bool,
 ) -> Scores:
-    """Run the network on arrays, without dropout and without gradient.
+    """Run the network on features [B, F] or what was made of them, without dropout or gradient.
 
     `served` decides as the policy does in service, with its margin; otherwise as it learns.
     """
     device = next(model.parameters()).device
+    known = queries if isinstance(queries, QueryBasis) else None
+    latency_B, bias_BK = (
+        None if one is None else torch.as_tensor(one, device=device)
+        for one in (latency_weight_B, candidate_bias_BK)
+    )
     with torch.no_grad():
         scores: Scores = model(
-            torch.as_tensor(features_BF, device=device),
+            known or torch.as_tensor(queries, device=device),
             torch.as_tensor(candidate_features_KD, device=device),
             torch.as_tensor(mask_BK, device=device),
             torch.as_tensor(cost_weight_B, device=device),
+            latency_weight_B=latency_B,
+            candidate_bias_BK=bias_BK,
             served=served,
         )
     return scores
 
 
-@dataclass(frozen=True)
+@dataclass
 class SamplingPolicy:
-    """Samples from the scorer's softmax; `version` is the number of updates behind its weights."""
+    """Samples from the scorer's softmax; `version` is the number of updates behind its weights.
+
+    `basis` is what was made of the queries decided on last, for who learns from them.
+    """
 
     model: CandidateScorer
     version: int = 0
+    basis: QueryBasis | None = None
 
     def decide(
         self,
@@ -84,10 +100,24 @@ class SamplingPolicy:
         mask_BK: BoolArray,
         cost_weight_B: FloatArray,
         uniform_B: npt.NDArray[np.float64],
+        latency_weight_B: FloatArray | None = None,
+        candidate_bias_BK: FloatArray | None = None,
     ) -> Decisions:
         """Sample B actions; a masked candidate has probability 0 and is never drawn."""
+        device = next(self.model.parameters()).device
+        self.basis = self.model.prepare_queries(
+            torch.as_tensor(features_BF, device=device),
+            torch.as_tensor(candidate_features_KD, device=device),
+        )
         scores = score(
-            self.model, features_BF, candidate_features_KD, mask_BK, cost_weight_B, served=False
+            self.model,
+            self.basis,
+            candidate_features_KD,
+            mask_BK,
+            cost_weight_B,
+            latency_weight_B,
+            candidate_bias_BK,
+            served=False,
         )
         logp_BK = scores.logp_BK.cpu().numpy()
         action_B = sample_actions(logp_BK, uniform_B)
@@ -107,10 +137,14 @@ def sample_actions(logp_BK: FloatArray, uniform_B: npt.NDArray[np.float64]) -> I
 
 @dataclass(frozen=True)
 class GreedyPolicy:
-    """Picks the best-scored candidate; what is evaluated and what serves."""
+    """Picks the best-scored candidate; what is evaluated and what serves.
+
+    `preference` is whom it decides for, beside the cost weight.
+    """
 
     model: CandidateScorer
     name: str = "policy"
+    preference: Preference = ANYBODY
 
     def compute_probabilities(self, data: RoutingData, cost_weight: float) -> FloatArray:
         """Return one-hot rows [Q, K] at one cost weight."""
@@ -126,12 +160,17 @@ class GreedyPolicy:
         parts = []
         for rows in cut_rows(len(data.features_QF)):
             features_BF = data.features_QF[rows]
+            weights_B, bias_BK = self.preference.repeat(
+                len(features_BF), latency=self.model.config.latency
+            )
             scores = score(
                 self.model,
                 features_BF,
                 data.candidate_features_KD,
                 data.table.present_QK[rows],
                 np.full(len(features_BF), cost_weight, dtype=np.float32),
+                weights_B,
+                bias_BK,
                 served=True,
             )
             pick_B1 = scores.logits_BK.argmax(dim=1, keepdim=True)

@@ -64,7 +64,17 @@ def fit_kernel_start(train: RoutingData, config: KernelConfig, seed: int) -> Ker
     anchors_MF = train.features_QF[draw_anchors(len(train.features_QF), config, seed)]
     mean_K = train.candidate_features_KD[:, 0].astype(np.float64)
     coefficient_MK = fit_coefficients(train, anchors_MF, mean_K, config)
-    return KernelStart(anchors_MF, map_coefficients(coefficient_MK, train.candidate_features_KD))
+    features_KD = drop_latencies(train)
+    return KernelStart(anchors_MF, map_coefficients(coefficient_MK, features_KD))
+
+
+def drop_latencies(data: RoutingData) -> FloatArray:
+    """Return the candidates' features [K, D] without the columns that there are for latency."""
+    features_KD = data.candidate_features_KD
+    if data.latency_reference_seconds is None:
+        return features_KD
+    clusters = (features_KD.shape[1] - LEADING_COLUMNS - PRICE_COLUMNS) // 5
+    return np.delete(features_KD, np.s_[-3 * clusters : -2 * clusters], axis=1)
 
 
 def draw_anchors(queries: int, config: KernelConfig, seed: int) -> IntArray:

@@ -12,8 +12,15 @@ start is fitted on the others, and on the task left out
 
     loss(margin) = mean over queries of (score of the best single - score of the pick)
 
-at cost weight 0. The margin is the smallest one of a grid from which on the mean loss over tasks
-plus its standard error stays within `TOLERATED_LOSS`.
+at cost weight 0. A task's harm is its loss, 0 where it gains. A task never seen is one more of
+them: with confidence `CONFIDENCE` its harm stays below the one-sided prediction bound
+
+    mean + t * deviation * sqrt(1 + 1 / P)         over P tasks left out, t with P - 1 degrees
+
+(Student's t; Hahn and Meeker, Statistical Intervals). The margin is the smallest one of a grid from
+which on this bound stays within `TOLERATED_LOSS`. A bound on the mean loss is not enough: a task
+that looks like no other is hardly ever routed away from the best single candidate and loses
+nothing, and other tasks gain, so the mean hides what is lost on the one that does lose.
 
 What it leaves out: the learnt part of the policy, since training once per task would cost as many
 runs; and where the margin is added (`rlroute.policies.mlp`).
@@ -46,8 +53,9 @@ from rlroute.types import FloatArray, IntArray, RLRouteError
 MarginConfig = Literal["unseen_tasks"] | Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 MARGINS = np.arange(0, 1.005, 0.01)
-# Quality that may be lost against the best single candidate: what counts as harm is 0.005.
+# Quality that a task may lose against the best single candidate.
 TOLERATED_LOSS = 0.005
+CONFIDENCE = 0.95
 MINIMUM_TASKS = 3
 MAXIMUM_FOLDS = 12  # more tasks are left out several at a time
 MAXIMUM_QUERIES = 20_000  # what a fit reads of a larger table
@@ -68,7 +76,7 @@ class LeftOut:
 def measure_margin(
     train: RoutingData, centroids_CF: FloatArray, kernel: KernelConfig | None, *, seed: int
 ) -> float:
-    """Return the smallest margin of `MARGINS` that does no harm on train tasks left out in turn.
+    """Return the smallest margin of `MARGINS` that does no harm to a task like those of train.
 
     `kernel` is the policy's start, None where it starts from the clusters around `centroids_CF`.
 
@@ -80,12 +88,19 @@ def measure_margin(
 
 
 def choose_margin(parts: Sequence[LeftOut]) -> float:
-    """Return the smallest margin from which on no harm is done to the tasks left out, 3 or more."""
+    """Return the smallest margin from which on one more task loses no more than is tolerated.
+
+    `parts` are the tasks left out, 3 or more.
+    """
+    from scipy.stats import t as student
+
     loss_PT = np.stack(
         [((part.gap_Q[:, None] > MARGINS) * part.loss_Q[:, None]).mean(axis=0) for part in parts]
     )
-    error_T = loss_PT.std(axis=0, ddof=1) / np.sqrt(len(parts))
-    harmful_T = np.flatnonzero(loss_PT.mean(axis=0) + error_T > TOLERATED_LOSS)
+    harm_PT = np.maximum(loss_PT, 0.0)
+    width = student.ppf(CONFIDENCE, len(parts) - 1) * np.sqrt(1 + 1 / len(parts))
+    bound_T = harm_PT.mean(axis=0) + width * harm_PT.std(axis=0, ddof=1)
+    harmful_T = np.flatnonzero(bound_T > TOLERATED_LOSS)
     if not harmful_T.size:
         return 0.0
     return float(MARGINS[min(int(harmful_T[-1]) + 1, len(MARGINS) - 1)])

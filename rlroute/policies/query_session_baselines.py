@@ -5,6 +5,7 @@
 | SufficientPolicy | the cheapest candidate whose forecast score reaches a threshold               |
 | PricePolicy      | the largest forecast score - price * forecast cost, at one price per session  |
 |                  | (by its budget), or at a price found anew from what is left at each query     |
+| LookAheadPolicy  | the largest forecast score + value to go of what is then left                 |
 | HindsightPolicy  | what would have been best, had all outcomes been known: the upper bound       |
 
 A `Forecast` holds predicted scores and costs of a split's queries, and the sessions that they stand
@@ -38,6 +39,7 @@ from rlroute.policies.priced_scorer import (
 from rlroute.policies.step_baselines import take_for_sure
 from rlroute.policies.stepwise import StepInputs
 from rlroute.policies.table_baselines_cascade import pick_sufficient
+from rlroute.policies.value_to_go import ValueToGo
 from rlroute.types import BoolArray, FloatArray, IntArray
 
 Float64Array = npt.NDArray[np.float64]
@@ -120,6 +122,33 @@ class PricePolicy:
         pick_B = pick_by_price(
             *(forecast.score_QK[rows_B], forecast.cost_QK[rows_B], inputs.mask_BK),
             price_B[:, None],
+        )
+        return take_for_sure(pick_B, inputs)
+
+
+@dataclass(frozen=True)
+class LookAheadPolicy:
+    """The largest forecast score + what the rest of the session is then worth (`values`).
+
+    Where money is not scarce it is the best forecast score.
+    """
+
+    forecast: Forecast
+    values: ValueToGo
+    version: int = 0
+
+    def start(self, lanes: int) -> None:
+        """Do nothing: what is left of a budget says all."""
+
+    def decide(self, inputs: StepInputs) -> Decisions:
+        """Choose among those that the budget allows."""
+        size = self.forecast.session_ST.shape[1]
+        left_B = np.rint(inputs.features_BF[:, STEPS_LEFT_COLUMN] * size).astype(np.int64)
+        money_B = read_money(inputs.features_BF) * left_B
+        rows_B, forecast = self.forecast.find_queries(inputs), self.forecast
+        pick_B = self.values.pick(
+            *(forecast.score_QK[rows_B], forecast.cost_QK[rows_B], inputs.mask_BK),
+            *(left_B, money_B),
         )
         return take_for_sure(pick_B, inputs)
 

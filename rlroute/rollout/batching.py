@@ -72,7 +72,17 @@ def build_batch(
         policy_version=policy_version,
         dropped=sum(trajectory.failure is not None for trajectory in trajectories),
         role_B=plan.role_B,
+        latency_weight_B=stack_first(trajectories, "latency_weight"),
+        candidate_bias_BK=stack_first(trajectories, "candidate_bias_K"),
     )
+
+
+def stack_first(
+    trajectories: Sequence[Trajectory[Observation, Decision]], name: str
+) -> FloatArray | None:
+    """Return a field of the episodes' first observations [B, ...]; None where they have none."""
+    values = [getattr(one.transitions[0].observation, name) for one in trajectories]
+    return None if values[0] is None else np.array(values, dtype=np.float32)
 
 
 def read_term(trajectory: Trajectory[Observation, Decision], name: str) -> FloatArray:

@@ -28,6 +28,7 @@ from rlroute.types import (
     Batch,
     Decision,
     DecisionT,
+    FloatArray,
     Observation,
     ObservationT,
     Query,
@@ -190,6 +191,16 @@ async def gather_or_cancel(works: Sequence[Coroutine[Any, Any, ResultT]]) -> lis
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def read_weights(observation: Observation) -> dict[str, FloatArray]:
+    """Return what an observation weighs beside cost, as a policy takes it for one lane."""
+    found: dict[str, FloatArray] = {}
+    if observation.latency_weight is not None:
+        found["latency_weight_B"] = np.array([observation.latency_weight], dtype=np.float32)
+    if observation.candidate_bias_K is not None:
+        found["candidate_bias_BK"] = observation.candidate_bias_K[None]
+    return found
+
+
 @dataclass
 class FeatureAgent:
     """One episode of a policy that chooses a candidate from features, unless one is forced."""
@@ -209,6 +220,7 @@ class FeatureAgent:
             narrow_to_forced(observation.mask_K[None], np.array([self.forced_arm])),
             np.array([observation.cost_weight], dtype=np.float32),
             np.array([uniform]),
+            **read_weights(observation),
         )
         action = int(decisions.action_B[0])
         return action, Decision(

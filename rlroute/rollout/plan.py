@@ -46,6 +46,8 @@ class EpisodePlan:
         Raises:
             ValueError: the groups cannot be shared out equally.
         """
+        if parts == 1:
+            return self
         groups = len(np.unique(self.group_B))
         if groups % parts:
             raise ValueError(f"{groups} groups cannot be shared out to {parts} processes")

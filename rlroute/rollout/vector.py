@@ -28,14 +28,20 @@ def collect_batch(policy: ActingPolicy, environment: SingleTurnVector, plan: Epi
     features_BF = observation["features"]
     mask_BK = observation["mask"].astype(np.bool_)
     cost_weight_B = observation["cost_weight"][:, 0]
+    weights = environment.weights
+    extra = {
+        "latency_weight_B": weights.latency_weight_B,
+        "candidate_bias_BK": weights.candidate_bias_BK,
+    }
     decisions = policy.decide(
         features_BF,
         environment.data.candidate_features_KD,
         narrow_to_forced(mask_BK, plan.forced_arm_B),
         cost_weight_B,
         plan.draw_action_uniforms(turn=0),
+        **{name: value for name, value in extra.items() if value is not None},
     )
-    _, _, terminated_B, _, info = environment.step(decisions.action_B)
+    info = environment.end_episodes(decisions.action_B)
     return Batch(
         features_BTF=features_BF[:, None],
         candidate_features_KD=environment.data.candidate_features_KD,
@@ -45,11 +51,13 @@ def collect_batch(policy: ActingPolicy, environment: SingleTurnVector, plan: Epi
         logp_BT=decisions.logp_B[:, None],
         value_BT=decisions.value_B[:, None],
         valid_BT=np.ones((len(mask_BK), 1), dtype=np.bool_),
-        terminated_B=terminated_B,
+        terminated_B=np.ones(len(mask_BK), dtype=np.bool_),
         reward_terms_BT={name: value_B[:, None] for name, value_B in info["reward_terms"].items()},
         query_index_B=plan.query_index_B,
         group_B=plan.group_B,
         policy_version=policy.version,
         outcome_terms_BK=info.get("outcome_terms"),
         role_B=plan.role_B,
+        latency_weight_B=weights.latency_weight_B,
+        candidate_bias_BK=weights.candidate_bias_BK,
     )

@@ -14,6 +14,7 @@ It leaves out text policies and shapes of many steps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,14 @@ import torch
 
 from rlroute.config import redact
 from rlroute.data.prepare import PreparedTable, prepare_table
+from rlroute.data.routing_data import RoutingData
+from rlroute.data.users import Preference, make_preference
+from rlroute.envs.preferences import LatencyWeightConfig
 from rlroute.envs.single_turn import CostWeightConfig, build_reward_stack
 from rlroute.envs.single_turn_vector import SingleTurnVector
 from rlroute.evaluation.evaluate import compute_validation_metrics, evaluate_policies
 from rlroute.evaluation.figures import draw_frontier
+from rlroute.evaluation.preferences import Setting, measure_settings
 from rlroute.extras import require
 from rlroute.files import write_atomic
 from rlroute.policies.decision import GreedyPolicy, SamplingPolicy
@@ -105,6 +110,7 @@ class TableProblem:
         self.recipe, self.prepared = recipe, prepared
         self.train_data, self.val_data = prepared.splits["train"], prepared.splits["val"]
         self.sweep = make_cost_weights(recipe.cost_weight, recipe.validation.cost_weights)
+        self.settings = list_settings(recipe, self.train_data, self.sweep)
         self.environment: SingleTurnVector | None = None
         self.prior = None
         if isinstance(recipe.algorithm, PriorGRPOConfig):
@@ -128,7 +134,10 @@ class TableProblem:
             return collect_batch(policy, self.make_environment(len(part.group_B)), part)
 
         if not isinstance(algorithm, PriorGRPOConfig):
-            return play(plan)
+            batch = play(plan)
+            assert policy.basis is not None
+            learner.basis = (batch, policy.basis)
+            return batch
         assert self.prior is not None
         return collect_growing(play, plan, self.prior, learner, algorithm)
 
@@ -141,6 +150,7 @@ class TableProblem:
                 num_envs=lanes,
                 cost_weights=self.recipe.cost_weight,
                 feedback="full" if full else "bandit",
+                preferences=self.recipe.preferences,
             )
         return self.environment
 
@@ -151,7 +161,13 @@ class TableProblem:
     def validate(self, learner: Learner) -> dict[str, float]:
         """Measure the greedy policy on val."""
         scorer: CandidateScorer = learner.scorer.eval()
-        found = compute_validation_metrics(GreedyPolicy(scorer), self.val_data, self.sweep)
+        least = Preference(self.recipe.latency_weight.min)
+        policy = GreedyPolicy(scorer, preference=least)
+        found = compute_validation_metrics(policy, self.val_data, self.sweep)
+        if self.settings:
+            found |= measure_settings(
+                lambda one: GreedyPolicy(scorer, preference=one), self.val_data, self.settings
+            )
         if scorer.config.margin:
             found["margin"] = float(scorer.margin)
         return {f"eval/{name}": value for name, value in found.items()}
@@ -173,7 +189,11 @@ class TableProblem:
 
     def finish(self, tracker: Tracker, learner: Learner) -> None:
         """Draw the final frontier on val into the run folder; show it and its decisions in W&B."""
-        policy = GreedyPolicy(learner.scorer.eval(), name=self.recipe.algorithm.kind)
+        policy = GreedyPolicy(
+            learner.scorer.eval(),
+            name=self.recipe.algorithm.kind,
+            preference=Preference(self.recipe.latency_weight.min),
+        )
         result = evaluate_policies(
             [policy], self.train_data, self.val_data, self.sweep, bootstrap=100
         )
@@ -182,6 +202,34 @@ class TableProblem:
         tracker.mirror_picture("frontier", path)
         weights = [self.sweep[0], self.sweep[len(self.sweep) // 2]]
         tracker.mirror_table("decisions", describe_decisions(policy, self.val_data, weights))
+
+
+def list_settings(
+    recipe: Recipe, data: RoutingData, cost_weights: Sequence[float]
+) -> list[Setting]:
+    """Return what episodes are drawn from: the users taught, and a grid of both weights.
+
+    The grid is left out where all episodes are users'. Empty where there is neither a user nor a
+    weight of latency: then the cost weights alone are swept.
+    """
+    users = recipe.preferences.users
+    ids = [candidate.id for candidate in data.table.candidates]
+    taught = [Setting(user.cost_weight, make_preference(user, ids)) for user in users]
+    if users and recipe.user_share == 1:
+        return taught
+    if not (users or recipe.weighs_latency):
+        return []
+    return taught + [
+        Setting(cost_weight, Preference(latency_weight))
+        for latency_weight in list_latency_weights(recipe.latency_weight)
+        for cost_weight in cost_weights
+    ]
+
+
+def list_latency_weights(weights: LatencyWeightConfig) -> list[float]:
+    """Return the least latency weight, the median of the draws, and the greatest."""
+    middle = weights.min + (weights.max - weights.min) * 0.5**weights.power
+    return list(dict.fromkeys((weights.min, middle, weights.max)))
 
 
 def find_margin(recipe: Recipe, prepared: PreparedTable) -> float:
@@ -196,7 +244,9 @@ def find_margin(recipe: Recipe, prepared: PreparedTable) -> float:
 def write_run(recipe: Recipe, folder: Path, accelerator: Any, command: str) -> None:
     """Fit what is fitted before training and write the run folder."""
     table = open_table(recipe).table
-    prepared = prepare_table(table, recipe.encoder, recipe.profile, recipe.seed)
+    prepared = prepare_table(
+        table, recipe.encoder, recipe.profile, recipe.seed, latency=recipe.weighs_latency
+    )
     if recipe.policy.margin == "unseen_tasks":
         assign_folds(prepared.splits["train"])  # refuses too few tasks before anything is written
     facts = {
@@ -228,7 +278,7 @@ def make_learner(recipe: Recipe, prepared: PreparedTable, accelerator: Any) -> L
         weight_decay=settings.weight_decay,
     )
     model, optimiser = accelerator.prepare(scorer, optimiser)
-    rewards = build_reward_stack(prepared.splits["train"])
+    rewards = build_reward_stack(prepared.splits["train"], biased=recipe.preferences.biased)
     return Learner(accelerator, model, optimiser, score_candidates, rewards, recipe)
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlroute.policies.mlp import draw_dropout_mask
+from rlroute.policies.mlp import CandidateScorer, QueryBasis, draw_dropout_mask
+from rlroute.rewards.base import RewardStack
 from rlroute.seeding import make_torch_generator
 from rlroute.types import Batch, FloatArray, IntArray
 
@@ -78,7 +79,8 @@ class Learner:
 
     `score_rows` runs the model on some rows of a batch, all T decisions of a row one after the
     other, at most `micro_batch` rows in a pass. `reference` is a frozen copy of the policy that the
-    KL term holds on to.
+    KL term holds on to. `basis` is what `score_candidates` keeps of a batch: the batch, and what of
+    its queries does not change while it is learnt from.
     """
 
     accelerator: Accelerator
@@ -90,11 +92,23 @@ class Learner:
     entropy_weight: float = 0.0  # of the current update; the loop sets it from the recipe
     micro_batch: int | None = None
     reference: torch.nn.Module | None = None
+    basis: tuple[Batch, QueryBasis] | None = None
 
     @cached_property  # Accelerate reads the metadata of packages at every call
     def scorer(self) -> Any:
         """The policy without the wrapper that exchanges gradients."""
         return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def plain_optimiser(self) -> Any:
+        """The optimiser without Accelerate's wrapper, which looks for packages at every call."""
+        return getattr(self.optimiser, "optimizer", self.optimiser)
+
+    def take_step(self) -> None:
+        """Take an optimiser step: the wrapper's where gradients are scaled or summed by XLA."""
+        summed = str(self.accelerator.distributed_type).endswith("XLA")
+        wrapped = summed or self.accelerator.scaler is not None
+        (self.optimiser if wrapped else self.plain_optimiser).step()
 
 
 def gather_rows(accelerator: Any, value_B: Tensor) -> tuple[IntArray, IntArray]:
@@ -121,13 +135,55 @@ def score_candidates(learner: Learner, batch: Batch, part: MinibatchPart) -> Dec
         mask_BH = repeat_rows((mask_CH if whole else mask_CH[part.place_B]).to(device), steps)
     rows_B = part.rows_B
     scores: DecisionScores = learner.model(
-        torch.as_tensor(batch.features_BTF[rows_B], device=device).flatten(0, 1),
+        read_queries(learner, batch, rows_B),
         torch.as_tensor(batch.candidate_features_KD, device=device),
         torch.as_tensor(batch.mask_BTK[rows_B], device=device).flatten(0, 1),
         repeat_rows(torch.as_tensor(batch.cost_weight_B[rows_B], device=device), steps),
         mask_BH,
+        **read_preferences(batch, rows_B, device, steps),
     )
     return scores
+
+
+def read_queries(learner: Learner, batch: Batch, rows_B: IntArray) -> Tensor | QueryBasis:
+    """Return the features of rows of a batch; of queries of one step what is made of them.
+
+    That is made once per batch, for all minibatches of all epochs.
+    """
+    device, scorer = learner.accelerator.device, learner.scorer
+    if batch.valid_BT.shape[1] > 1 or not isinstance(scorer, CandidateScorer):
+        return torch.as_tensor(batch.features_BTF[rows_B], device=device).flatten(0, 1)
+    if learner.basis is None or learner.basis[0] is not batch:
+        basis = scorer.prepare_queries(
+            torch.as_tensor(batch.features_BTF[:, 0], device=device),
+            torch.as_tensor(batch.candidate_features_KD, device=device),
+        )
+        learner.basis = (batch, basis)
+    return learner.basis[1].select_rows(torch.as_tensor(rows_B, device=device))
+
+
+def read_preferences(
+    batch: Batch, rows_B: IntArray, device: torch.device, steps: int
+) -> dict[str, Tensor]:
+    """Return what rows weigh beside cost, once per step, as a scorer takes it; often nothing."""
+    found = {
+        "latency_weight_B": batch.latency_weight_B,
+        "candidate_bias_BK": batch.candidate_bias_BK,
+    }
+    return {
+        name: repeat_rows(torch.as_tensor(value_B[rows_B], device=device), steps)
+        for name, value_B in found.items()
+        if value_B is not None
+    }
+
+
+def combine_rewards(rewards: Rewards, terms: Mapping[str, FloatArray], batch: Batch) -> FloatArray:
+    """Return the reward [B, T] (or [B, K]) of terms at the weights of the batch's episodes."""
+    cost_weight_B1 = batch.cost_weight_B[:, None]
+    if batch.latency_weight_B is None:
+        return rewards.combine(terms, cost_weight_B1)
+    assert isinstance(rewards, RewardStack)  # no other shape weighs latency
+    return rewards.combine(terms, cost_weight_B1, batch.latency_weight_B[:, None])
 
 
 def repeat_rows(value_B: Tensor, steps: int) -> Tensor:

@@ -80,8 +80,11 @@ def run_loop(
         state = resume_from(folder, learner)
         problem.set_state(state.problem)
     with open_tracker(recipe, folder, learner, state) as tracker:
-        if state.update == 0:  # where the curve starts; what was never trained is never the best
-            report(tracker, state, problem.validate(learner))
+        if state.update == 0:  # where the curve starts
+            found = problem.validate(learner)
+            if recipe.validation.start:  # else what was never trained is never the best
+                state = keep_best(problem, folder, learner, state, found)
+            report(tracker, state, found)
         for update in range(state.update, recipe.updates):
             started = time.perf_counter()
             set_schedules(learner, recipe, update)

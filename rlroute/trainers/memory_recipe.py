@@ -115,11 +115,13 @@ class MemoryValidationConfig(StrictModel):
     """How the best weights are chosen: every `every` updates, on val.
 
     `utility` is the mean over `cost_weights` weights of score less weighted cost (in units of the
-    dearest static choice), `aiq` the mean quality over the costs that the frontier spans.
+    dearest static choice), `aiq` the mean quality over the costs that the frontier spans. With
+    `start` what the policy starts from counts too, and is kept where no update is better.
     """
 
     metric: Literal["utility", "aiq"] = "utility"
     every: PositiveInt = 10
+    start: bool = False
     cost_weights: int = Field(default=9, ge=2)
 
 

@@ -12,7 +12,7 @@ from rlroute.algorithms.groups import spread_groups
 from rlroute.data.routing_data import RoutingData
 from rlroute.evaluation.metrics import compute_selection_entropy
 from rlroute.evaluation.sampling import RoutingPolicy
-from rlroute.trainers.learner import Learner
+from rlroute.trainers.learner import Learner, combine_rewards
 from rlroute.types import FORCED, Batch
 
 
@@ -31,7 +31,7 @@ def summarise_batch(learner: Learner, batch: Batch, data: RoutingData) -> dict[s
         sums[f"{name}/squares"] = (defined_N**2).sum()
         sums[f"{name}/count"] = len(defined_N)
     if learner.recipe.algorithm.group_size > 1:
-        reward_BT = learner.rewards.combine(batch.reward_terms_BT, batch.cost_weight_B[:, None])
+        reward_BT = combine_rewards(learner.rewards, batch.reward_terms_BT, batch)
         return_B = torch.as_tensor(np.where(batch.valid_BT, reward_BT, 0.0).sum(axis=1))
         return_NG = spread_groups(return_B, torch.as_tensor(batch.group_B)).numpy()
         sums["groups"] = len(return_NG)
@@ -89,6 +89,7 @@ def describe_episodes(batch: Batch, data: RoutingData, count: int) -> list[dict[
                 "query": query.id,
                 "task": query.task,
                 "cost_weight": float(batch.cost_weight_B[b]),
+                **describe_weights(batch, b),
                 "turn": int(t),
                 "candidate": data.table.candidates[batch.action_BT[b, t]].id,
                 "probability": float(np.exp(batch.logp_BT[b, t])),
@@ -99,6 +100,13 @@ def describe_episodes(batch: Batch, data: RoutingData, count: int) -> list[dict[
                 row[f"reward/{name}"] = None if np.isnan(value) else value
             rows.append(row)
     return rows
+
+
+def describe_weights(batch: Batch, b: int) -> dict[str, float]:
+    """Return what an episode weighs beside cost."""
+    if batch.latency_weight_B is None:
+        return {}
+    return {"latency_weight": float(batch.latency_weight_B[b])}
 
 
 def describe_decisions(

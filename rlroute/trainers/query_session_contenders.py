@@ -3,8 +3,9 @@
 What it is: forecasts are the 40 nearest train queries (`NearestNeighbours`). Cheapest-sufficient is
 a sweep of thresholds, of which val chooses one for each budget. The Lagrangian's price of a budget
 is found by dual ascent on train sessions, at each cap of the recipe; the adaptive one reads a curve
-of prices at every query. For both, train queries are forecast by folds that leave them out, since a
-query is its own nearest neighbour. "hindsight" knows all outcomes: a bound, no baseline.
+of prices at every query, and dynamic programming a value to go. For all three, train queries are
+forecast by folds that leave them out, since a query is its own nearest neighbour. "hindsight" knows
+all outcomes: a bound, no baseline.
 
 What it leaves out: the rules themselves (`rlroute.policies.query_session_baselines`), and baselines
 that every world has (`rlroute.trainers.step_contenders`).
@@ -24,10 +25,12 @@ from rlroute.policies.money_price import Float64Array, PriceCurve, ascend_price,
 from rlroute.policies.query_session_baselines import (
     Forecast,
     HindsightPolicy,
+    LookAheadPolicy,
     PricePolicy,
     SufficientPolicy,
 )
 from rlroute.policies.stepwise import StepPolicy
+from rlroute.policies.value_to_go import ValueToGo, solve_value_to_go
 from rlroute.seeding import draw_permutation
 from rlroute.trainers.step_arena import Arena, Contender
 from rlroute.types import SplitName
@@ -71,6 +74,13 @@ class SessionForecasts:
         """Return the price of money on the train queries."""
         return solve_prices(*self.of_train, self.data.splits["train"].legal_QK)
 
+    def solve_values(self) -> ValueToGo:
+        """Return the value to go of the train queries."""
+        train = self.data.splits["train"]
+        bound_QK = train.bound_usd_QK / self.data.cost_reference_usd
+        queries = train.session_ST.shape[1]
+        return solve_value_to_go(*self.of_train, bound_QK, train.legal_QK, queries)
+
     def ascend(self, caps: Sequence[float], queries: int) -> PriceCurve:
         """Return the price that dual ascent finds for each cap in USD."""
         train = self.data.splits["train"]
@@ -100,6 +110,10 @@ def list_session_contenders(arena: Arena, world: QuerySessionWorld) -> list[Cont
         curve = adaptive_curve() if adaptive else fixed_curve()
         return PricePolicy(load(split), curve, adaptive)
 
+    def make_looking_ahead(split: SplitName) -> StepPolicy:
+        """Return the policy of dynamic programming."""
+        return LookAheadPolicy(load(split), values())
+
     def make_hindsight(split: SplitName) -> StepPolicy:
         """Return the policy that knows the outcomes."""
         facts = world.data.splits[split]
@@ -108,6 +122,7 @@ def list_session_contenders(arena: Arena, world: QuerySessionWorld) -> list[Cont
         return HindsightPolicy(known, facts.legal_QK)
 
     adaptive_curve = functools.cache(forecasts.solve_curve)
+    values = functools.cache(forecasts.solve_values)
     caps = [cap for setting in arena.settings if (cap := setting.cap)]
     found = [
         Contender(
@@ -125,5 +140,6 @@ def list_session_contenders(arena: Arena, world: QuerySessionWorld) -> list[Cont
             Contender(name, "rule", functools.partial(make_priced, adaptive))
             for name, adaptive in priced
         ]
+        found.append(Contender("dynamic programming", "rule", make_looking_ahead))
         found.append(Contender("hindsight", "optimal", make_hindsight))
     return found

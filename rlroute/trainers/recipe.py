@@ -5,6 +5,7 @@ Read with `rlroute.config.load_config(Recipe, path, overrides)`; the run folder 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -12,14 +13,24 @@ from pydantic import Field, model_validator
 from rlroute.config import StrictModel
 from rlroute.data.actions import Actions
 from rlroute.data.encoders import EncoderConfig, TfidfConfig
+from rlroute.data.latencies import LatencyConfig
 from rlroute.data.logs import LogsConfig
 from rlroute.data.profile_calls import Design
 from rlroute.data.route_profiles import ProfileSwitches
 from rlroute.data.routing_data import ProfileConfig
 from rlroute.data.task_splits import SplitConfig, TableSplitConfig
+from rlroute.data.users import Users, read_users
+from rlroute.envs.preferences import LatencyWeightConfig, Preferences
 from rlroute.envs.single_turn import CostWeightConfig
 from rlroute.policies.kernel_start import KernelConfig
 from rlroute.policies.margin import MarginConfig
+from rlroute.trainers.recipe_checks import (
+    check_held_out,
+    check_latency,
+    check_logs,
+    check_surroundings,
+    check_users,
+)
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -254,10 +265,12 @@ class ValidationConfig(StrictModel):
     """How the best checkpoint is chosen: every `every` updates, by `metric` on the val split.
 
     `cost_weights` is the number of weights in the sweep, 0 and a geometric grid up to the maximum.
+    With `start` what the policy starts from counts too, and is kept where no update is better.
     """
 
     metric: ValidationMetric = "aiq"
     every: PositiveInt = 5
+    start: bool = False
     cost_weights: int = Field(default=25, ge=2)
 
 
@@ -266,6 +279,7 @@ class EvaluationConfig(StrictModel):
 
     cost_weights: int = Field(default=41, ge=2)
     bootstrap: PositiveInt = 1000
+    latency_weights: tuple[NonNegative, ...] | None = None  # null: least, middle, greatest
 
 
 class TrackingConfig(StrictModel):
@@ -276,10 +290,11 @@ class TrackingConfig(StrictModel):
 
 
 class UnseenConfig(ProfileSwitches):
-    """How `rlroute evaluate` adds the candidates that were held out.
+    """How candidates are profiled that no policy was trained with.
 
-    Each is asked `calls` train queries (one result per number), chosen by `design`
-    (`rlroute.data.profile_calls`); the switches say how it is described.
+    The switches say how they are described, in `rlroute evaluate` and `rlroute export --add`.
+    `evaluate` asks each that was held out `calls` train queries (one result per number), chosen by
+    `design` (`rlroute.data.profile_calls`).
     """
 
     calls: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0, 200, 1000), min_length=1)
@@ -306,6 +321,11 @@ class Recipe(StrictModel):
     encoder: EncoderConfig = TfidfConfig()
     profile: TableProfileConfig = TableProfileConfig()
     cost_weight: CostWeightConfig = CostWeightConfig()
+    latency_weight: LatencyWeightConfig = LatencyWeightConfig()  # max 0: latency does not count
+    latency: LatencyConfig | None = None  # how fast candidates write, where nobody measured it
+    users: Users = Field(default_factory=dict)  # or a YAML file of them
+    user_share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of the episodes; others draw weights
+    hold_out_users: tuple[str, ...] = ()  # never trained on; evaluate takes them as new users
     policy: PolicyConfig = PolicyConfig()
     algorithm: AlgorithmConfig
     optimiser: OptimiserConfig = OptimiserConfig()
@@ -323,34 +343,33 @@ class Recipe(StrictModel):
             return {**data, "encoder": {"kind": "tfidf", **encoder}}
         return data
 
-    @model_validator(mode="after")
-    def check_logs(self) -> Recipe:
-        """Refuse a log without an algorithm that learns from one, and the other way round."""
-        learns = isinstance(self.algorithm, LogAlgorithm)
-        if learns != (self.logs is not None):
-            raise ValueError(
-                f"logs and algorithm.kind '{self.algorithm.kind}' do not go together (off_policy "
-                "and cql learn from logs, all others try what they learn from)"
-            )
-        if self.logs is not None and self.actions:
-            raise ValueError("logs and actions do not go together: a log holds single candidates")
-        if self.logs is not None and self.validation.metric != "utility":
-            raise ValueError(
-                f"validation.metric '{self.validation.metric}' needs outcomes of all candidates; "
-                "with logs it must be 'utility'"
-            )
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def read_users_file(cls, data: Any) -> Any:
+        """Read `users: FILE`, so that the resolved recipe says who they were."""
+        if isinstance(data, dict) and isinstance(data.get("users"), str):
+            return {**data, "users": read_users(Path(data["users"]))}
+        return data
+
+    @property
+    def weighs_latency(self) -> bool:
+        """Whether latency counts."""
+        return self.latency_weight.max > 0
+
+    @property
+    def preferences(self) -> Preferences:
+        """What episodes of training are drawn with beside the cost weight."""
+        taught = [user for name, user in self.users.items() if name not in self.hold_out_users]
+        return Preferences(self.latency_weight, tuple(taught), self.user_share)
 
     @model_validator(mode="after")
-    def check_held_out(self) -> Recipe:
-        """Refuse settings of held-out candidates without one, and shapes that have no profile."""
-        held = self.hold_out_candidates
-        if self.profile.unseen is not None and not held:
-            raise ValueError("profile.unseen: read with hold_out_candidates only")
-        if held and (self.actions or self.logs is not None):
-            raise ValueError("hold_out_candidates goes with neither actions nor logs")
-        if len(set(held)) < len(held):
-            raise ValueError("hold_out_candidates: a candidate is named twice")
+    def check_parts(self) -> Recipe:
+        """Refuse parts that do not agree with each other."""
+        check_latency(self)
+        check_users(self)
+        check_surroundings(self)
+        check_logs(self)
+        check_held_out(self)
         return self
 
     @model_validator(mode="after")

@@ -36,11 +36,13 @@ from rlroute.data.candidate_files import (
     parse_scale,
 )
 from rlroute.data.encoders import load_encoder
+from rlroute.data.latencies import fill_latencies, require_latencies
 from rlroute.data.logs import LoggedTable, apply_logs
 from rlroute.data.prepare import PreparedTable, compute_table_digest, encode_texts
 from rlroute.data.routing_data import prepare_splits
 from rlroute.data.table import OutcomeTable, find_folder, read_table
 from rlroute.data.task_splits import split_table
+from rlroute.data.users import check_biases
 from rlroute.files import atomic_folder, write_atomic
 from rlroute.policies.mlp import CandidateScorer, ScorerConfig
 from rlroute.policies.weights import load_weights
@@ -116,7 +118,7 @@ def start_run_folder(
     run = {
         "format_version": FORMAT_VERSION,
         "table": table.name,
-        "table_digest": compute_table_digest(table),
+        "table_digest": compute_table_digest(table, latency=recipe.weighs_latency),
         "encoder": prepared.encoder.describe(),
         "rlroute": version("rlroute"),
         "torch": torch.__version__,
@@ -145,7 +147,8 @@ def read_run(folder: Path) -> Run:
         )
     opened = open_table(recipe)
     table = opened.table
-    if compute_table_digest(table) != facts["table_digest"]:
+    digest = compute_table_digest(table, latency=recipe.weighs_latency)
+    if digest != facts["table_digest"]:
         raise RLRouteError(f"table '{recipe.table}' has changed since {folder} was trained on it")
     source = folder / CANDIDATES_FILE
     content = read_json(source)
@@ -173,7 +176,11 @@ def open_table(recipe: Recipe) -> LoggedTable:
     table = split_table(read_table(recipe.table), recipe.split)
     table = leave_out(table, recipe.hold_out_candidates)
     if recipe.logs is None:
-        return LoggedTable(build_actions(table, recipe.actions), None)
+        table = build_actions(fill_latencies(table, recipe.latency), recipe.actions)
+        if recipe.weighs_latency:
+            table = require_latencies(table)
+        check_biases(recipe.users, [candidate.id for candidate in table.candidates])
+        return LoggedTable(table, None)
     return apply_logs(table, find_folder(recipe.table), recipe.logs, recipe.seed)
 
 
@@ -234,6 +241,7 @@ def make_scorer_config(recipe: Recipe, prepared: PreparedTable) -> ScorerConfig:
         anchors=min(kernel.anchors, queries) if kernel else 0,
         decay=kernel.decay if kernel else 1.0,
         margin=recipe.policy.margin != 0,
+        latency=recipe.weighs_latency,
     )
 
 

@@ -29,10 +29,12 @@ from rlroute.policies.choice import (
 )
 from rlroute.policies.choice_cache import ChoicePolicy
 from rlroute.policies.choice_tokens import ChoiceEncoder, encode_episodes
-from rlroute.policies.money_price import PriceCurve, solve_prices
+from rlroute.policies.kernel_start import fit_kernel_start
+from rlroute.policies.money_price import Float64Array, solve_prices
 from rlroute.policies.priced_scorer import COMMON_COLUMNS, PricedScorer, PricedScorerConfig
 from rlroute.policies.step_scorer import EstimateColumns, ScorerPolicy, StepScorer, StepScorerConfig
 from rlroute.policies.stepwise import StepPolicy
+from rlroute.policies.value_to_go import solve_value_to_go
 from rlroute.policies.weights import load_weights
 from rlroute.rollout.steps import Moment
 from rlroute.seeding import derive_seed
@@ -86,7 +88,7 @@ def build_model(recipe: StepRecipe, world: World, features: int) -> StepModel:
         scorer = make_network(config, world, features, count_value_heads(recipe))
     if isinstance(scorer, PricedScorer):
         assert isinstance(config, StepPricedConfig)
-        start_priced(scorer, config, find_session_world(world).data)
+        start_priced(scorer, config, find_session_world(world).data, recipe.seed)
     scorer.value_head.requires_grad_(recipe.algorithm.kind == "ppo")  # the others have no critic
     return StepModel(config, scorer)
 
@@ -107,12 +109,18 @@ def make_network(
         return StepScorer(make_scorer_shape(config, world, features, value_heads))
     if value_heads > 1:
         raise RLRouteError("algorithm.critic: policy.kind 'priced' has a critic of one horizon")
-    data = find_session_world(world).data
+    world = find_session_world(world)
+    train, kernel = world.data.splits["train"], config.kernel
     return PricedScorer(
         PricedScorerConfig(
-            features=data.splits["train"].features_QF.shape[1],
-            clusters=len(data.prepared.centroids_CF),
-            **config.model_dump(exclude={"kind", "start"}),
+            features=train.features_QF.shape[1],
+            clusters=len(world.data.prepared.centroids_CF),
+            hidden=config.hidden,
+            dropout=config.dropout,
+            sharpness=config.sharpness,
+            anchors=min(kernel.anchors, len(train.features_QF)) if kernel else 0,
+            decay=kernel.decay if kernel else 1.0,
+            queries=world.horizon if config.money == "value_to_go" else 0,
         )
     )
 
@@ -131,8 +139,10 @@ def find_session_world(world: World) -> QuerySessionWorld:
     )
 
 
-def start_priced(scorer: PricedScorer, config: StepPricedConfig, data: SessionData) -> None:
-    """Put in what a priced policy starts from: clusters, a trained router, the price curve.
+def start_priced(
+    scorer: PricedScorer, config: StepPricedConfig, data: SessionData, seed: int
+) -> None:
+    """Put in what a priced policy starts from: a router, and what money is worth to it.
 
     Raises:
         RLRouteError: the run to start from is no such run, or of other queries.
@@ -140,20 +150,39 @@ def start_priced(scorer: PricedScorer, config: StepPricedConfig, data: SessionDa
     router, centroids_CF = scorer.router, torch.as_tensor(data.prepared.centroids_CF)
     if config.start is None:
         router.centroids_CF.copy_(centroids_CF)
+        if config.kernel is not None:
+            start = fit_kernel_start(data.prepared.splits["train"], config.kernel, seed)
+            router.anchors_MF.copy_(torch.as_tensor(start.anchors_MF))
+            router.start_MD.copy_(torch.as_tensor(start.weight_MD))
     else:
         path = config.start / BEST_FOLDER / WEIGHTS_FILE
-        load_weights(router, read_weights(path), path)
+        weights = read_weights(path)
+        weights.pop("margin", None)  # it guards against tasks never seen, whatever the budget
+        load_weights(router, weights, path)
         if not torch.allclose(router.centroids_CF, centroids_CF, atol=1e-4):
             raise RLRouteError(
                 f"policy.start: {config.start} was trained on other queries (another table, "
                 "encoder, profile or seed than the world's)"
             )
         router.log_sharpness.data.fill_(math.log(config.sharpness))
-    scorer.set_curve(fit_price_curve(scorer, data))
+        if scorer.config.queries:  # a reward tells costs only up to a factor, and V needs dollars
+            torch.nn.init.zeros_(router.cost_tower.weight)
+    train = data.splits["train"]
+    expected = expect_outcomes(scorer, data)
+    if scorer.config.queries:
+        bound_QK = train.bound_usd_QK / data.cost_reference_usd
+        scorer.set_values(
+            solve_value_to_go(*expected, bound_QK, train.legal_QK, scorer.config.queries)
+        )
+    else:
+        scorer.set_curve(solve_prices(*expected, train.legal_QK))
 
 
-def fit_price_curve(scorer: PricedScorer, data: SessionData) -> PriceCurve:
-    """Return the price of money on the train queries, by what the router expects at its start."""
+def expect_outcomes(scorer: PricedScorer, data: SessionData) -> tuple[Float64Array, Float64Array]:
+    """Return score and cost [Q, K] of the train queries, as the router at its start expects them.
+
+    Costs are in units of the reference.
+    """
     train = data.splits["train"]
     with torch.no_grad():
         found = scorer.router(
@@ -162,9 +191,7 @@ def fit_price_curve(scorer: PricedScorer, data: SessionData) -> PriceCurve:
             torch.as_tensor(train.legal_QK),
             torch.zeros(len(train.features_QF)),
         )
-    return solve_prices(
-        found.quality_BK.double().numpy(), found.cost_BK.double().numpy(), train.legal_QK
-    )
+    return found.quality_BK.double().numpy(), found.cost_BK.double().numpy()
 
 
 def make_scorer_shape(

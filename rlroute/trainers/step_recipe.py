@@ -16,6 +16,7 @@ from rlroute.envs.budget import BudgetConfig
 from rlroute.envs.single_turn import CostWeightConfig
 from rlroute.envs.step_budget import StepBudgetConfig
 from rlroute.policies.choice import ChoiceConfig
+from rlroute.policies.kernel_start import KernelConfig
 from rlroute.rewards.boundary import BoundaryRewardConfig, TaxonomyConfig
 from rlroute.trainers.recipe import (
     GroupAlgorithm,
@@ -48,15 +49,20 @@ class StepMLPConfig(StrictModel):
 
 
 class StepPricedConfig(StrictModel):
-    """A single-turn router with a price of money (`rlroute.policies.priced_scorer`).
+    """A single-turn router that knows what money is worth (`rlroute.policies.priced_scorer`).
 
-    It starts from the candidates' profiles, or from the router of the single-turn run in `start`
-    (same table, encoder and seed), and serves worlds of query sessions; the other fields are those
-    of a single-turn recipe's policy.
+    `money`: looks ahead by a `value_to_go` of the queries and the money that are left, or has one
+    `price` of money. The policy starts from the candidates' profiles (with `kernel`, from the
+    middle of these and a kernel regression), or from the router of the single-turn run in `start`
+    (same table, encoder, seed and kernel; its margin, if any, is left out, and with a value to go
+    costs are those measured), and serves worlds of query sessions; the other fields are those of a
+    single-turn recipe's policy.
     """
 
     kind: Literal["priced"]
+    money: Literal["value_to_go", "price"] = "value_to_go"
     start: Path | None = None
+    kernel: KernelConfig | None = None
     hidden: PositiveInt = 256
     dropout: float = Field(default=0.5, ge=0, lt=1)
     sharpness: Positive = 10.0
@@ -179,11 +185,13 @@ class StepValidationConfig(StrictModel):
     """How the best weights are chosen: every `every` updates, by `metric` on val.
 
     Reward is success minus the cost weight times normalised cost, averaged over the caps and
-    `cost_weights` weights of the recipe's range. `tasks` of val are played, null all of them.
+    `cost_weights` weights of the recipe's range. `tasks` of val are played, null all of them. With
+    `start` what the policy starts from counts too, and is kept where no update is better.
     """
 
     metric: Literal["reward", "success"] = "reward"
     every: PositiveInt = 10
+    start: bool = False
     cost_weights: PositiveInt = 1
     tasks: PositiveInt | None = None
 

@@ -27,7 +27,7 @@ from rlroute.algorithms.advantages import (
 from rlroute.algorithms.groups import gather_groups, spread_groups
 from rlroute.algorithms.horizons import compute_horizon_gae
 from rlroute.algorithms.prior import bound_variance, compute_prior_advantages
-from rlroute.trainers.learner import Learner, MinibatchPart
+from rlroute.trainers.learner import Learner, MinibatchPart, combine_rewards
 from rlroute.trainers.memory_recipe import MemoryGRPOConfig, MemoryPPOConfig, MemoryRLOOConfig
 from rlroute.trainers.recipe import (
     ExpectedGradientConfig,
@@ -67,9 +67,8 @@ class Targets:
 def compute_targets(learner: Learner, batch: Batch) -> Targets:
     """Combine the reward terms and turn them into advantages and returns."""
     device, algorithm = learner.accelerator.device, learner.recipe.algorithm
-    weight_B1 = batch.cost_weight_B[:, None]
     reward_BT = torch.as_tensor(
-        learner.rewards.combine(batch.reward_terms_BT, weight_B1), device=device
+        combine_rewards(learner.rewards, batch.reward_terms_BT, batch), device=device
     )
     inside_BT = torch.as_tensor(batch.valid_BT, device=device)
     return_B = torch.where(inside_BT, reward_BT, 0.0).sum(dim=1)  # undefined if any step is
@@ -78,7 +77,7 @@ def compute_targets(learner: Learner, batch: Batch) -> Targets:
     if isinstance(algorithm, ExpectedGradientConfig | LogAlgorithm):
         if batch.outcome_terms_BK is None:
             raise ValueError("the expected gradient needs full feedback, or a log")
-        reward_BK = learner.rewards.combine(batch.outcome_terms_BK, weight_B1)
+        reward_BK = combine_rewards(learner.rewards, batch.outcome_terms_BK, batch)
         reward_BK_on_device = torch.as_tensor(reward_BK, device=device)
         return Targets(zero_BT, zero_BT, valid_BT, reward_BK=reward_BK_on_device)
     if has_joint_credit(algorithm):

@@ -142,7 +142,7 @@ def step_on_minibatch(
     process for the metrics.
     """
     accelerator, recipe = learner.accelerator, learner.recipe
-    learner.optimiser.zero_grad()
+    learner.plain_optimiser.zero_grad()
     sums: Sums = {}
     for part in parts:
         scores = learner.score_rows(learner, batch, part)
@@ -155,7 +155,7 @@ def step_on_minibatch(
     grad_norm = accelerator.clip_grad_norm_(
         learner.model.parameters(), recipe.optimiser.max_grad_norm
     )
-    learner.optimiser.step()
+    learner.take_step()
     share = 1 / accelerator.num_processes  # every process knows the whole norm and the whole step
     sums["grad_norm"] = grad_norm.detach().to(sums["valid"]) * share
     sums["steps"] = torch.full_like(sums["valid"], share)

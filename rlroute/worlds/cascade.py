@@ -24,21 +24,10 @@ from typing import Self
 
 import numpy as np
 
-from rlroute.types import (
-    SPLITS,
-    BoolArray,
-    Call,
-    FloatArray,
-    IntArray,
-    Query,
-    Reply,
-    SplitName,
-    Usage,
-    UsdArray,
-)
-from rlroute.worlds.base import WorldState, WorldStep
+from rlroute.types import BoolArray, FloatArray, IntArray, Query, SplitName, Usage, UsdArray
 from rlroute.worlds.cascade_table import CascadeConfig, CascadeTable, prepare_cascade
 from rlroute.worlds.cascade_view import NOBODY, CascadeSeen
+from rlroute.worlds.one_lane import OneLane
 
 REST = 0  # the place of `stop` among the executors
 
@@ -108,67 +97,31 @@ class CascadeLanes:
         return cost_B, done_B, score_B.astype(np.float32)
 
 
-class CascadeWorld:
+class CascadeWorld(OneLane[CascadeLanes]):
     """The cascade as a `World`: one lane of `CascadeLanes`."""
 
-    def __init__(self, config: CascadeConfig, table: CascadeTable | None = None) -> None:
-        self.lanes = CascadeLanes(config, table)
-        self.name, self.rest, self.horizon = self.lanes.name, REST, self.lanes.horizon
-        self.table, self.view = self.lanes.table, self.lanes.view
-        self.executors = self.lanes.executors
-        self.executor_features_KD = self.lanes.executor_features_KD
-        self.feature_names = self.lanes.feature_names
-        self.done = True
+    rest = REST
 
-    def list_tasks(self, split: SplitName) -> tuple[Query, ...]:
-        """Return the queries of a split."""
-        return self.lanes.list_tasks(split)
+    def __init__(self, config: CascadeConfig, table: CascadeTable | None = None) -> None:
+        super().__init__(CascadeLanes(config, table))
+        self.table, self.view = self.lanes.table, self.lanes.view
 
     def fork(self) -> Self:
         """Return another lane over the same queries."""
         return type(self)(self.lanes.config, self.table)
 
-    def reset(self, task: Query, seed: int) -> WorldState:
-        """Start a query; the seed changes nothing."""
-        split = next(name for name in SPLITS if name == task.metadata["split"])
-        self.lanes.open_lanes(split, 1)
-        self.number = int(task.metadata["number"])
-        self.lanes.start_lanes(np.array([0]), np.array([self.number]), np.array([seed]))
-        self.done = False
-        return self.show(task.text)
-
-    def show(self, text: str) -> WorldState:
-        """Return what is seen now, with a text."""
-        return WorldState(text, self.lanes.read_features()[0], self.lanes.find_legal()[0])
-
     def bound_cost_usd(self, executor: int) -> float:
-        """Return the executor's largest cost in the table."""
+        """Return the executor's largest cost in the table, whatever the query."""
         return float(self.table.bound_usd_K[executor])
 
-    def request(self, executor: int) -> Call | None:
-        """Return None: answers come from the table."""
-        return None
+    def describe_start(self, task: Query) -> str:
+        """Return the query."""
+        return task.text
 
-    def step(self, executor: int, reply: Reply | None) -> WorldStep:
-        """Look or stop.
-
-        Raises:
-            ValueError: the episode is done, or the executor may not act here.
-        """
-        inside = 0 <= executor < len(self.executors)
-        if self.done or not inside or not self.lanes.find_legal()[0, executor]:
-            raise ValueError(f"executor {executor} cannot act here")
-        cost_B, done_B, score_B = self.lanes.step_lanes(np.array([executor]))
-        self.done = bool(done_B[0])
+    def describe_step(self, executor: int) -> tuple[str, str]:
+        """Return what the step showed, twice."""
         note = self.describe_look(executor) if executor != REST else "stopped"
-        return WorldStep(
-            state=self.show(note),
-            usage=self.read_usage(executor),
-            cost_usd=float(cost_B[0]),
-            done=self.done,
-            score=float(score_B[0]),
-            note=note,
-        )
+        return note, note
 
     def describe_look(self, executor: int) -> str:
         """Say in words what a look showed."""
@@ -187,7 +140,3 @@ class CascadeWorld:
         split, where = self.lanes.split, (self.number, executor - 1)
         counts = np.nan_to_num([split.prompt_tokens_QK[where], split.tokens_QK[where]])
         return Usage(int(counts[0]), int(counts[1]))
-
-    def advise(self) -> int | None:
-        """Return None: what is best depends on the cost weight, which the world does not know."""
-        return None

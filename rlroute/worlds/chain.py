@@ -34,20 +34,18 @@ from pydantic import Field, model_validator
 from rlroute.config import StrictModel
 from rlroute.seeding import draw_uniform
 from rlroute.types import (
-    SPLITS,
     BoolArray,
-    Call,
     Candidate,
     FloatArray,
     IntArray,
     Prices,
     Query,
-    Reply,
     SplitName,
     Usage,
     UsdArray,
 )
-from rlroute.worlds.base import WorldState, WorldStep, describe_executors
+from rlroute.worlds.base import describe_executors
+from rlroute.worlds.one_lane import OneLane
 
 STEP_USAGE = Usage(prompt_tokens=3000, completion_tokens=200)
 TaskTable = tuple[IntArray, FloatArray, BoolArray]
@@ -253,70 +251,40 @@ class ChainLanes:
         return self.step_cost_K[executor_B], done_B, (self.solved_B & done_B).astype(np.float32)
 
 
-class ChainWorld:
+class ChainWorld(OneLane[ChainLanes]):
     """The chain as a `World`: one lane of `ChainLanes`."""
 
     def __init__(self, config: ChainConfig, tables: Mapping[str, TaskTable] | None = None) -> None:
-        self.lanes = ChainLanes(config, tables)
-        self.name, self.horizon = self.lanes.name, self.lanes.horizon
-        self.executors = self.lanes.executors
-        self.executor_features_KD = self.lanes.executor_features_KD
-        self.feature_names = FEATURES
-        self.done = True
-
-    def list_tasks(self, split: SplitName) -> tuple[Query, ...]:
-        """Return the tasks of a split."""
-        return self.lanes.list_tasks(split)
+        super().__init__(ChainLanes(config, tables))
+        self.intact = True
 
     def fork(self) -> Self:
         """Return another lane over the same tasks."""
         return type(self)(self.lanes.config, self.lanes.tables)
 
-    def reset(self, task: Query, seed: int) -> WorldState:
-        """Start a task."""
-        split = next(name for name in SPLITS if name == task.metadata["split"])
-        self.lanes.open_lanes(split, 1)
-        number = np.array([int(task.metadata["number"])])
-        self.lanes.start_lanes(np.array([0]), number, np.array([seed]))
-        self.done = False
-        hint = " It looks hard." if self.lanes.hint_Q[number[0]] else ""
-        return self.show(f"{task.text}{hint}")
-
-    def show(self, before: str = "") -> WorldState:
-        """Return what is seen now, after a text."""
-        features_W = self.lanes.read_features()[0]
-        new = "This step is critical." if features_W[0] else "This step is simple."
-        legal_K = np.ones(len(self.executors), dtype=np.bool_)
-        return WorldState(f"{before} {new}".strip(), features_W, legal_K)
-
     def bound_cost_usd(self, executor: int) -> float:
-        """Return what the next step costs: it is known before."""
+        """Return what the next step costs: it is known before the task is."""
         return float(self.lanes.step_cost_K[executor])
 
-    def request(self, executor: int) -> Call | None:
-        """Return None: executors of the chain act by themselves."""
-        return None
+    def describe_start(self, task: Query) -> str:
+        """Return the task, its hint and what the first step is."""
+        self.intact = True
+        hint = " It looks hard." if self.lanes.hint_Q[self.number] else ""
+        return f"{task.text}{hint} {self.describe_place()}"
 
-    def step(self, executor: int, reply: Reply | None) -> WorldStep:
-        """Let the executor take the next step.
+    def describe_place(self) -> str:
+        """Say what the step at hand is."""
+        return f"This step is {'critical' if self.lanes.find_critical()[0] else 'simple'}."
 
-        Raises:
-            ValueError: the episode is done, or there is no such executor.
-        """
-        if self.done or not 0 <= executor < len(self.executors):
-            raise ValueError(f"executor {executor} cannot act here")
-        before = bool(self.lanes.solved_B[0])
-        cost_B, done_B, score_B = self.lanes.step_lanes(np.array([executor]))
-        self.done = bool(done_B[0])
-        broken = before and not self.lanes.solved_B[0]
-        return WorldStep(
-            state=self.show(),
-            usage=STEP_USAGE,
-            cost_usd=float(cost_B[0]),
-            done=self.done,
-            score=float(score_B[0]),
-            note="failed" if broken else "done",
-        )
+    def read_usage(self, executor: int) -> Usage:
+        """Return the nominal step's tokens."""
+        return STEP_USAGE
+
+    def describe_step(self, executor: int) -> tuple[str, str]:
+        """Return what the next step is, and whether this one broke the task."""
+        broken = self.intact and not self.lanes.solved_B[0]
+        self.intact = bool(self.lanes.solved_B[0])
+        return self.describe_place(), "failed" if broken else "done"
 
     def advise(self) -> int | None:
         """Return the best executor on critical steps (the cheapest of them), else the cheapest.

@@ -28,19 +28,8 @@ from typing import Self
 
 import numpy as np
 
-from rlroute.types import (
-    SPLITS,
-    BoolArray,
-    Call,
-    FloatArray,
-    IntArray,
-    Query,
-    Reply,
-    SplitName,
-    Usage,
-    UsdArray,
-)
-from rlroute.worlds.base import WorldState, WorldStep
+from rlroute.types import BoolArray, FloatArray, IntArray, Query, SplitName, Usage, UsdArray
+from rlroute.worlds.one_lane import OneLane
 from rlroute.worlds.query_session_tasks import (
     QuerySessionConfig,
     SessionData,
@@ -128,72 +117,32 @@ class QuerySessionLanes:
         return split.cost_usd_QK[query_B, executor_B], self.turn_B >= self.horizon, score_B
 
 
-class QuerySessionWorld:
+class QuerySessionWorld(OneLane[QuerySessionLanes]):
     """Sessions as a `World`: one lane of `QuerySessionLanes`."""
 
     earns_by_step = True
 
     def __init__(self, config: QuerySessionConfig, data: SessionData | None = None) -> None:
-        self.lanes = QuerySessionLanes(config, data)
+        super().__init__(QuerySessionLanes(config, data))
         self.config, self.data = config, self.lanes.data
-        self.name, self.horizon = self.lanes.name, self.lanes.horizon
-        self.executors = self.lanes.executors
-        self.executor_features_KD = self.lanes.executor_features_KD
-        self.feature_names = self.lanes.feature_names
-        self.done = True
-
-    def list_tasks(self, split: SplitName) -> tuple[Query, ...]:
-        """Return the sessions of a split."""
-        return self.lanes.list_tasks(split)
 
     def fork(self) -> Self:
         """Return another lane over the same sessions."""
         return type(self)(self.config, self.data)
 
-    def reset(self, task: Query, seed: int) -> WorldState:
-        """Start a session."""
-        split = next(name for name in SPLITS if name == task.metadata["split"])
-        self.lanes.open_lanes(split, 1)
-        number = np.array([int(task.metadata["number"])])
-        self.lanes.start_lanes(np.array([0]), number, np.array([seed]))
-        self.done = False
-        return self.show(f"{task.text} ")
+    def describe_start(self, task: Query) -> str:
+        """Return what the session is, and its first query."""
+        return f"{task.text} {self.describe_place()}"
 
-    def show(self, before: str = "") -> WorldState:
-        """Return what is seen now, after a text."""
+    def describe_place(self) -> str:
+        """Return the query at hand."""
         lanes = self.lanes
         query = lanes.split.table.queries[lanes.find_queries()[0]]
-        place = f"Query {int(lanes.turn_B[0]) + 1} of {self.horizon}: {query.text}"
-        text = f"{before}The session is over." if self.done else f"{before}{place}"
-        return WorldState(text, lanes.read_features()[0], lanes.find_legal()[0])
+        return f"Query {int(lanes.turn_B[0]) + 1} of {self.horizon}: {query.text}"
 
-    def bound_cost_usd(self, executor: int) -> float:
-        """Return what the next call can cost at most."""
-        return float(self.lanes.bound_costs_usd()[0, executor])
-
-    def request(self, executor: int) -> Call | None:
-        """Return None: the table holds the answers."""
-        return None
-
-    def step(self, executor: int, reply: Reply | None) -> WorldStep:
-        """Ask a candidate.
-
-        Raises:
-            ValueError: the session is over, or the candidate may not act.
-        """
-        if self.done or not 0 <= executor < len(self.executors):
-            raise ValueError(f"executor {executor} cannot act here")
-        usage = self.read_usage(executor)
-        cost_B, done_B, score_B = self.lanes.step_lanes(np.array([executor]))
-        self.done = bool(done_B[0])
-        return WorldStep(
-            state=self.show(),
-            usage=usage,
-            cost_usd=float(cost_B[0]),
-            done=self.done,
-            score=float(score_B[0]),
-            note="answered",
-        )
+    def describe_step(self, executor: int) -> tuple[str, str]:
+        """Return the next query, or that there is none."""
+        return "The session is over." if self.done else self.describe_place(), "answered"
 
     def read_usage(self, executor: int) -> Usage:
         """Return the tokens of an answer here; `estimated` where the table lacks them."""
@@ -204,7 +153,3 @@ class QuerySessionWorld:
         if np.isnan(prompt) or np.isnan(completion):
             return Usage(0, 0, estimated=True)
         return Usage(int(prompt), int(completion))
-
-    def advise(self) -> int | None:
-        """Return None: nobody knows the best candidate before asking."""
-        return None

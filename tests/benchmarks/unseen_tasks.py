@@ -1,6 +1,6 @@
 """Do no harm: whole tasks held out, every task equally often; which cure helps how much.
 
-Run: python tests/benchmarks/unseen_tasks.py TABLE [--rotations 10] [--held 3] [--seed 0]
+Run: python tests/benchmarks/unseen_tasks.py TABLE [--rotations 10] [--held 3] [--seeds 1]
      [--cures none,margin] [--runs FOLDER]
 
 Rotation r holds out `held` tasks that follow each other in the sorted list, from task r on, trains
@@ -8,7 +8,10 @@ the shipped recipe (recipes/single_turn/mlp_expected_gradient_minilm.yaml) on th
 without its cures, and measures on the tasks held out. Nothing tells the policy that they are new.
 With as many rotations as tasks every task is held out equally often.
 
-Printed per cure and baseline, as means over rotations with the standard error and the worst one:
+Printed per rotation: what the first cure gains in quality at cost weight 0 over the best single
+candidate, mean over seeds, with a paired 95% bootstrap interval over queries. Printed per cure and
+baseline, as means over rotations (of the means over seeds) with the standard error and the worst
+rotation:
 AIQ minus the AIQ of the hull of the single candidates (picked with hindsight on the tasks held
 out); quality at cost weight 0 minus that of the best single candidate (chosen on train); and the
 cost there as a share of the best single candidate's. `plain` is the recipe without the kernel, the
@@ -20,6 +23,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +32,7 @@ from rlroute.config import load_config
 from rlroute.data.table import read_table
 from rlroute.evaluation.sampling import (
     RoutingPolicy,
+    estimate,
     make_yardstick,
     sample_frontier,
     sample_sweep,
@@ -60,21 +65,33 @@ CURES = {
     "both": (),
 }
 
-Row = tuple[float, float, float]
+BOOTSTRAP, BOOTSTRAP_SEED = 1000, 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A policy on the tasks held out.
+
+    `values_3` are AIQ minus the hull's, and at weight 0 the quality gained over the best single
+    candidate and the cost as a share of its. `gain_S` is that gain per resample of the queries, the
+    first of them over all.
+    """
+
+    values_3: np.ndarray
+    gain_S: np.ndarray
 
 
 def measure(policy: RoutingPolicy, run: Run) -> Row:
-    """Return AIQ minus the hull's, and quality gain and cost ratio at weight 0, on test."""
+    """Return what a policy reaches on test."""
     train_data, test = run.prepared.splits["train"], run.prepared.splits["test"]
-    yardstick = make_yardstick(train_data, test, 1, 0)
+    yardstick = make_yardstick(train_data, test, BOOTSTRAP, BOOTSTRAP_SEED)
     weights = make_cost_weights(run.recipe.cost_weight, run.recipe.evaluation.cost_weights)
     sweep = sweep_policy(policy, test, np.array(weights))
     hull = sample_frontier(yardstick.cost_usd_SK, yardstick.quality_SK, yardstick)
-    return (
-        float(sample_sweep(sweep, yardstick).aiq_S[0] - hull.aiq_S[0]),
-        float(sweep.quality_NQ[0].mean() - yardstick.best_quality[0]),
-        float(sweep.cost_usd_NQ[0].mean() / yardstick.best_cost[0]),
-    )
+    gain_S = yardstick.weight_SQ @ sweep.quality_NQ[0] - yardstick.best_quality
+    lead = sample_sweep(sweep, yardstick).aiq_S[0] - hull.aiq_S[0]
+    share = sweep.cost_usd_NQ[0].mean() / yardstick.best_cost[0]
+    return Row(np.array([lead, gain_S[0], share]), gain_S)
 
 
 def run_rotation(
@@ -102,7 +119,8 @@ def run_rotation(
                 policy = PredictThenOptimise(fitted, splits["train"])
                 found[policy.name] = measure(policy, run)
         note = f"{float(scorer.margin):.2f}" if scorer.config.margin else "-"
-        print(f"  {cure}: margin {note}, {np.round(found[f'cure: {cure}'], 4)}", flush=True)
+        values_3 = np.round(found[f"cure: {cure}"].values_3, 4)
+        print(f"  seed {seed}, {cure}: margin {note}, {values_3}", flush=True)
     return found
 
 
@@ -112,29 +130,37 @@ def main() -> None:
     parser.add_argument("table")
     parser.add_argument("--rotations", type=int, default=10)
     parser.add_argument("--held", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--cures", default=",".join(CURES))
     parser.add_argument("--runs", type=Path, default=None)
     arguments = parser.parse_args()
     folder = (arguments.runs or Path(tempfile.mkdtemp(prefix="rlroute-"))) / "unseen"
     tasks = sorted({query.task for query in read_table(arguments.table).queries})
-    rows: dict[str, list[Row]] = defaultdict(list)
+    value_RS3: dict[str, list[np.ndarray]] = defaultdict(list)
     for rotation in range(arguments.rotations):
         held = [tasks[(rotation + place) % len(tasks)] for place in range(arguments.held)]
         print(f"rotation {rotation}: {', '.join(held)}", flush=True)
         cures = arguments.cures.split(",")
-        found = run_rotation(arguments.table, held, cures, arguments.seed, folder)
-        for name, row in found.items():
-            rows[name].append(row)
+        found = [
+            run_rotation(arguments.table, held, cures, seed, folder)
+            for seed in range(arguments.seeds)
+        ]
+        for name in found[0]:
+            value_RS3[name].append(np.array([rows[name].values_3 for rows in found]))
+        gain = estimate(np.mean([rows[f"cure: {cures[0]}"].gain_S for rows in found], axis=0))
+        print(
+            f"  {cures[0]}: gain {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]", flush=True
+        )
     print(
-        f"\n{arguments.table}, {arguments.rotations} rotations, {arguments.held} tasks held out\n"
+        f"\n{arguments.table}, {arguments.rotations} rotations, {arguments.held} tasks held out, "
+        f"{arguments.seeds} seeds\n"
     )
     print(
         "| policy | AIQ minus hull's | worst | quality minus best single's | worst | cost ratio |"
     )
     print("| --- | --- | --- | --- | --- | --- |")
-    for name, found_rows in rows.items():
-        value_R3 = np.array(found_rows)
+    for name, values in value_RS3.items():
+        value_R3 = np.array(values).mean(axis=1)
         mean_3 = value_R3.mean(axis=0)
         error_3 = value_R3.std(axis=0, ddof=1) / np.sqrt(len(value_R3))
         worst_3 = value_R3.min(axis=0)

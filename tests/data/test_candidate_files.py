@@ -18,12 +18,14 @@ from rlroute.data.candidate_files import (
     parse_candidates,
     parse_scale,
 )
+from rlroute.data.lenders import Lenders
 from rlroute.data.routing_data import FeatureScale, fit_feature_scale
 from rlroute.types import Candidate, Limits, Member, Prices, Profile, RLRouteError
 
 money = st.floats(0, 1e6)
 score = st.floats(0, 1)
 tokens = st.none() | st.integers(1, 10**9)
+ONE_COLUMN = {"cost_reference_usd": 1, "offset": [1.0], "scale": [1.0]}
 
 
 @st.composite
@@ -106,11 +108,20 @@ def test_a_feature_scale_reads_back_from_json_exactly(
 ) -> None:
     offset_D = np.array([offset for offset, _ in columns], np.float32)
     scale_D = np.array([scale for _, scale in columns], np.float32)
-    scale = FeatureScale(reference, offset_D, scale_D)
+    lenders = Lenders(
+        share_L=np.array([0.7, 0.1], np.float32),
+        described_LD=np.stack([offset_D, scale_D]),
+        score_LC=np.array([[0.3, 0.9], [0.1, 0.2]], np.float32),
+    )
+    scale = FeatureScale(reference, offset_D, scale_D, lenders=lenders)
     back = parse_scale(json.loads(json.dumps(dump_scale(scale))), "file")
     assert back.cost_reference_usd == reference
     assert back.offset_D.tobytes() == offset_D.tobytes()
     assert back.scale_D.tobytes() == scale_D.tobytes()
+    assert back.lenders is not None
+    for name in ("share_L", "described_LD", "score_LC"):
+        assert getattr(back.lenders, name).tobytes() == getattr(lenders, name).tobytes()
+    assert "lenders" not in dump_scale(FeatureScale(reference, offset_D, scale_D))
 
 
 @pytest.mark.parametrize(
@@ -170,6 +181,16 @@ def test_an_id_that_stands_twice_is_refused() -> None:
         {"cost_reference_usd": 0, "offset": [], "scale": []},
         {"cost_reference_usd": 1, "offset": [1.0], "scale": []},
         {"cost_reference_usd": 1, "offset": [1.0], "scale": [0.0]},
+        {**ONE_COLUMN, "lenders": []},
+        {**ONE_COLUMN, "lenders": [{"share": 0.0, "described": [1.0], "score": [0.5]}]},
+        {**ONE_COLUMN, "lenders": [{"share": 0.5, "described": [1.0, 2.0], "score": [0.5]}]},
+        {
+            **ONE_COLUMN,
+            "lenders": [
+                {"share": 0.5, "described": [1.0], "score": [0.5]},
+                {"share": 0.5, "described": [1.0], "score": [0.5, 0.5]},
+            ],
+        },
         {"cost_reference_usd": 1, "offset": [float("inf")], "scale": [1.0]},
         {"cost_reference_usd": 1, "offset": []},
         [],

@@ -22,11 +22,10 @@ from rlroute.data.encoders import (
     MinilmConfig,
     PathConfig,
     TfidfConfig,
-    TfidfEncoder,
     fit_encoder,
     load_encoder,
-    split_terms,
 )
+from rlroute.data.tfidf_encoder import TfidfEncoder, split_terms
 from rlroute.types import RLRouteError
 
 WORDS = [

@@ -8,12 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlroute.data import encoders, routing_data
-from rlroute.data.encoders import TfidfConfig, TfidfEncoder
+from rlroute.data import routing_data, tfidf_encoder
+from rlroute.data.encoders import TfidfConfig
 from rlroute.data.irt_table import IrtTableConfig, make_irt_outcomes, make_irt_table
 from rlroute.data.prepare import prepare_table
 from rlroute.data.routing_data import ProfileConfig, assign_clusters, find_split, fit_clusters
 from rlroute.data.splits import sample_texts
+from rlroute.data.tfidf_encoder import TfidfEncoder
 from rlroute.policies.decision import GreedyPolicy
 from rlroute.policies.mlp import CandidateScorer, ScorerConfig
 from rlroute.rollout.plan import draw_pass, plan_episodes
@@ -35,7 +36,9 @@ def test_a_sample_of_texts_depends_on_texts_and_seed_alone(texts, count, seed):
 
 def test_tfidf_learns_from_no_more_texts_than_it_may(monkeypatch):
     seen = []
-    monkeypatch.setattr(encoders, "split_terms", lambda text, *_: seen.append(text) or text.split())
+    monkeypatch.setattr(
+        tfidf_encoder, "split_terms", lambda text, *_: seen.append(text) or text.split()
+    )
     config = TfidfConfig(dimension=4, fit_texts=20)
     first = TfidfEncoder.fit(config, TEXTS, seed=0)
     assert len(set(seen)) == 20

@@ -11,6 +11,7 @@ import pytest
 from rlroute.data.profile_calls import (
     choose_queries,
     gather_calls,
+    measure_aptitude,
     order_aptitude,
     take_aptitude_test,
 )
@@ -50,11 +51,11 @@ def test_an_aptitude_test_has_20_shots_of_50_tasks_at_most():
 
 
 def test_an_aptitude_test_gives_success_per_task_and_its_cost(tiny_table):
-    found = take_aptitude_test(tiny_table, "tool", seed=0)
+    found = measure_aptitude(take_aptitude_test(tiny_table, "tool", seed=0), "tool")
     assert found.tasks == ("sums", "words")
     assert found.success_T.tolist() == [1.0, 0.0]
     assert found.shots_T.tolist() == [6, 5]  # the hole was never asked
-    large = take_aptitude_test(tiny_table, "large", seed=0)
+    large = measure_aptitude(take_aptitude_test(tiny_table, "large", seed=0), "large")
     assert large.cost_usd == pytest.approx(0.048)
 
 

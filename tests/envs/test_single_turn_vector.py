@@ -51,6 +51,20 @@ def test_ended_lanes_restart_in_the_same_step_with_the_final_observation_beside(
     assert (start["features"] != first["features"]).any()
 
 
+def test_episodes_can_end_without_others_being_begun(tiny_data):
+    vector = SingleTurnVector(tiny_data, 4, feedback="full")
+    observation, _ = vector.reset(options=OPTIONS)
+    info = vector.end_episodes(np.array([2, 0, 1, 1]))
+    assert sorted(info) == ["outcome_terms", "reward_terms"]
+    np.testing.assert_array_equal(vector.build_observation()["features"], observation["features"])
+    _, _, _, _, stepped = vector.step(np.array([2, 0, 1, 1]))
+    for name, value_B in info["reward_terms"].items():
+        np.testing.assert_array_equal(value_B, stepped["reward_terms"][name])
+    vector.reset(options=OPTIONS)
+    with pytest.raises(ValueError, match="action 2 of lane 1 is not allowed"):
+        vector.end_episodes(np.array([0, 2, 0, 0]))
+
+
 def test_the_seed_decides_all_episodes_and_a_reset_without_one_goes_on(tiny_data):
     def play(vector):
         seen = [vector.reset(seed=3)[0], vector.reset()[0]]

@@ -14,13 +14,8 @@ from evaluation_examples import build_data, build_topics
 from rlroute.evaluation import labels
 from rlroute.evaluation.comparison import format_number, format_price, format_share, rank_singles
 from rlroute.evaluation.evaluate import evaluate_policies
-from rlroute.evaluation.figures import (
-    draw_frontier,
-    draw_learning_curve,
-    draw_selection_by_task,
-    draw_selection_by_weight,
-    make_figure,
-)
+from rlroute.evaluation.figures import draw_frontier, draw_learning_curve, make_figure
+from rlroute.evaluation.figures_selection import draw_selection_by_task, draw_selection_by_weight
 from rlroute.evaluation.report import ReportContext, format_duration, write_report
 from rlroute.policies.baselines import Oracle, RandomCandidate, fit_baselines
 

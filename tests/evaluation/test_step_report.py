@@ -228,6 +228,25 @@ def test_the_table_fits_a_terminal_of_80_columns_and_aligns(result: StepEvaluati
     assert any(row.startswith("always large*") for row in rows)
 
 
+def test_under_a_budget_in_usd_the_table_tells_bankruptcies_in_place_of_calls(
+    result: StepEvaluation,
+) -> None:
+    from rich.console import Console
+
+    point = result.subject.points[0]
+    assert point is not None
+    broke = dataclasses.replace(point, exhausted=0.125)
+    subject = dataclasses.replace(result.subject, points=(broke, *result.subject.points[1:]))
+    policies = (subject, *result.policies[1:])
+    for unit, header in (("usd", "broke"), ("calls", "calls")):
+        changed = dataclasses.replace(result, budget_unit=unit, policies=policies)
+        console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+        console.print(render_step_comparison(changed))
+        text = console.export_text()
+        assert header in next(line for line in text.splitlines() if line.startswith("policy"))
+        assert ("12.5%" in text) == (unit == "usd")
+
+
 def test_a_run_named_like_markup_is_printed_as_it_is() -> None:
     from rich.console import Console
 

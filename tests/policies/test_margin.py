@@ -61,6 +61,18 @@ def test_tasks_that_differ_much_need_a_wider_margin_than_their_mean_says():
     assert choose_margin([gain, harm, gain, harm]) == pytest.approx(0.1)
 
 
+def test_the_margin_covers_one_more_task_and_not_the_mean_alone():
+    # harms 0, 0, 0 and x at a gap of .1: mean x / 4, deviation x / 2, t(.95, 3) = 2.353, so one
+    # more task loses up to x * (1/4 + 2.353 * sqrt(1 + 1/4) / 2) = 1.566 x
+    for factor, expected in ((0.99, 0.0), (1.01, 0.1)):
+        harm = LeftOut(np.array([0.1]), np.array([factor * TOLERATED_LOSS / 1.5656]))
+        calm = LeftOut(np.array([0.1]), np.array([0.0]))
+        gain = LeftOut(np.array([0.1]), np.array([-0.4]))
+        # what others gain makes it no better, and how much they gain no worse
+        for others in ([calm, calm, calm], [gain, calm, gain]):
+            assert choose_margin([harm, *others]) == pytest.approx(expected)
+
+
 def test_a_harm_within_the_tolerance_needs_no_margin():
     for loss, expected in ((0.9 * TOLERATED_LOSS, 0.0), (1.1 * TOLERATED_LOSS, 0.3)):
         part = LeftOut(np.array([0.3]), np.array([loss]))

@@ -160,3 +160,37 @@ def test_without_dropout_there_is_no_mask_and_a_mask_of_ones_changes_nothing():
     torch.testing.assert_close(plain.logits_BK, masked.logits_BK)
     dropped = model(*make_inputs(), torch.zeros(5, 16))
     torch.testing.assert_close(dropped.quality_BK, make_inputs()[1][:, SCORE].expand(5, 4))
+
+
+@pytest.mark.parametrize("anchors", [0, 7])
+def test_what_is_made_of_the_queries_once_scores_them_to_the_bit(anchors):
+    torch.manual_seed(0)
+    config = ScorerConfig(features=FEATURES, clusters=CLUSTERS, hidden=16, anchors=anchors)
+    model = CandidateScorer(config)
+    for value in (*model.parameters(), *model.buffers()):
+        if value.dim() > 1:
+            torch.nn.init.normal_(value)
+    features_BF, features_KD, mask_BK, weight_B = make_inputs(queries=40)
+    row_N = torch.tensor([3, 0, 39, 3])
+    basis = model.prepare_queries(features_BF, features_KD).select_rows(row_N)
+    again = model(basis, features_KD, mask_BK[row_N], weight_B[row_N])
+    plain = model(features_BF, features_KD, mask_BK, weight_B)
+    assert len(plain.quality_BK.unique()) > 40  # the queries do differ
+    for name in ("logits_BK", "quality_BK", "cost_BK", "value_B"):
+        torch.testing.assert_close(getattr(again, name), getattr(plain, name)[row_N])
+
+
+def test_dropout_and_relu_in_place_send_the_gradient_of_the_plain_formula():
+    model = make_model(trained=True)
+    features_BF, features_KD, mask_BK, weight_B = make_inputs(queries=30)
+    mask_BH = draw_dropout_mask(30, model.config, torch.Generator().manual_seed(0))
+    assert mask_BH is not None
+    kept_BH = mask_BH.clone()
+    model(features_BF, features_KD, mask_BK, weight_B, mask_BH).quality_BK.sum().backward()
+    found_HF = model.query_layer.weight.grad
+    torch.testing.assert_close(mask_BH, kept_BH)  # the caller's mask is not written to
+    weight_HF = model.query_layer.weight.detach().clone().requires_grad_()
+    input_BH = features_BF * FEATURES**0.5 @ weight_HF.T + model.query_layer.bias.detach()
+    shift_KH = model.quality_tower(features_KD[:, :SCORE]).detach() / 16**0.5
+    (torch.relu(input_BH) * mask_BH @ shift_KH.T).sum().backward()
+    torch.testing.assert_close(found_HF, weight_HF.grad)

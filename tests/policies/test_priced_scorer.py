@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rlroute.envs.budget import BUDGET_FEATURES
+from rlroute.policies.mlp import CandidateScorer
 from rlroute.policies.money_price import PriceCurve
 from rlroute.policies.priced_scorer import (
     CAPPED_COLUMN,
@@ -17,8 +18,10 @@ from rlroute.policies.priced_scorer import (
     PricedScorer,
     PricedScorerConfig,
 )
+from rlroute.policies.value_to_go import solve_value_to_go
 
 WIDTH, CLUSTERS, CANDIDATES = 3, 2, 4
+QUERIES = 4
 CURVE = PriceCurve(np.log([0.01, 0.1, 1.0, 1.0]), np.log([20.0, 4.0, 0.5, 0.1]))
 
 
@@ -118,3 +121,82 @@ def test_masked_candidates_have_no_chance_and_every_part_learns_finitely():
         assert gradient.abs().sum() > 0, name
     critic = scorer.router.value_head.parameters()
     assert all(parameter.grad is None for parameter in critic)  # it has a critic of its own
+
+
+def find_values():
+    """Return what the candidates are measured to earn and cost, and a value to go of the like."""
+    measured_KD = make_candidates().double().numpy()
+    score_K, cost_K = measured_KD[:, -2 * CLUSTERS], measured_KD[:, -1]
+    cost_QK = cost_K * np.exp(np.random.default_rng(1).normal(0, 0.3, (200, CANDIDATES)))
+    score_QK, legal_QK = np.tile(score_K, (200, 1)), np.ones_like(cost_QK, dtype=bool)
+    return score_K, cost_K, solve_value_to_go(score_QK, cost_QK, cost_QK, legal_QK, QUERIES)
+
+
+def make_looking_ahead(seed: int = 0) -> PricedScorer:
+    torch.manual_seed(seed)
+    config = PricedScorerConfig(features=WIDTH, clusters=CLUSTERS, hidden=8, queries=QUERIES)
+    scorer = PricedScorer(config)
+    scorer.router.centroids_CF.copy_(torch.eye(WIDTH)[:CLUSTERS])
+    scorer.set_values(find_values()[2])
+    return scorer
+
+
+def test_before_learning_it_picks_by_score_and_value_to_go():
+    scorer = make_looking_ahead()
+    score_K, cost_K, values = find_values()
+    shares = [0.02, 0.1, 0.3, 0.6, 0.9]
+    for left in (1, 2, 3, 4):
+        features_BF = make_features(shares, steps_left=left / QUERIES)
+        found = score(scorer, features_BF)
+        rows, lefts = np.ones((len(shares), 1)), np.full(len(shares), left)
+        expected_B = values.pick(
+            *(rows * score_K, rows * cost_K, np.ones((len(shares), CANDIDATES), dtype=bool)),
+            *(lefts, np.array(shares) * left),
+        )
+        assert found.logits_BK.argmax(dim=1).tolist() == expected_B.tolist()
+        value_B = values.read(lefts, np.array(shares) * left) / QUERIES
+        assert found.value_B.detach().numpy() == pytest.approx(value_B, abs=1e-4)
+
+
+def test_the_value_to_go_is_read_as_numpy_does():
+    scorer = make_looking_ahead()
+    _, _, values = find_values()
+    money_B = np.geomspace(1e-4, 20, 50)
+    for left in range(QUERIES + 1):
+        left_B = np.full(len(money_B), left)
+        found_B = scorer.read_values(torch.tensor(left_B), torch.tensor(money_B))
+        assert found_B.numpy() == pytest.approx(values.read(left_B, money_B), abs=1e-4)
+    below = scorer.read_values(torch.tensor([2]), torch.tensor([-1.0]))
+    assert below.item() == 0  # more was spent than there was: nothing is worth anything
+
+
+def test_looking_ahead_or_not_it_is_the_single_turn_router_where_money_is_not_scarce():
+    scorer = make_looking_ahead()
+    torch.nn.init.normal_(scorer.router.quality_tower.weight)
+    router: CandidateScorer = scorer.router
+    mask_BK, weight_B = torch.ones(2, CANDIDATES, dtype=torch.bool), torch.tensor([0.7, 0.7])
+    for features_BF in (make_features([1.0, 0.2], capped=0.0), make_features([1.0, 1.0])):
+        plain = router(features_BF[:, :WIDTH], make_candidates()[:, 3:], mask_BK, weight_B)
+        found = score(scorer, features_BF, weight=0.7)
+        torch.testing.assert_close(found.logits_BK, plain.logits_BK)
+
+
+def test_looking_ahead_every_part_learns_finitely_and_masked_ones_have_no_chance():
+    scorer = make_looking_ahead()
+    mask_BK = torch.tensor([[True, False, True, True], [False, True, True, False]])
+    scores = score(scorer, make_features([0.03, 0.3]), mask_BK)
+    assert torch.equal(scores.logits_BK.isinf(), ~mask_BK)
+    (scores.logp_BK[mask_BK].square().sum() + (scores.value_B - 1).square().sum()).backward()
+    parts = ("price_net.2.weight", "value_head.2.weight", "router.quality_tower.weight")
+    for name in (*parts, "router.cost_tower.weight"):
+        gradient = dict(scorer.named_parameters())[name].grad
+        assert gradient is not None, name
+        assert gradient.isfinite().all(), name
+        assert gradient.abs().sum() > 0, name
+
+
+def test_a_policy_holds_either_a_curve_or_a_value_to_go():
+    assert "value_TG" not in make_scorer().state_dict()
+    names = make_looking_ahead().state_dict()
+    assert "log_price_N" not in names
+    assert names["value_TG"].shape == (QUERIES + 1, names["log_money_G"].shape[0])

@@ -13,12 +13,14 @@ from rlroute.policies.money_price import PriceCurve
 from rlroute.policies.query_session_baselines import (
     Forecast,
     HindsightPolicy,
+    LookAheadPolicy,
     PricePolicy,
     SufficientPolicy,
     plan_hindsight,
     read_money,
 )
 from rlroute.policies.stepwise import StepInputs
+from rlroute.policies.value_to_go import solve_value_to_go
 
 SCORE_QK = np.array([[0.5, 0.9], [0.8, 0.9], [0.1, 0.2], [0.5, 0.6]])
 COST_QK = np.tile([0.1, 1.0], (4, 1))
@@ -91,6 +93,21 @@ def try_all(score_TK, cost_TK, legal_TK, cap) -> float:
             if cost_TK[rows, list(picks)].sum() <= cap:
                 best = max(best, float(score_TK[rows, list(picks)].sum()))
     return best / size
+
+
+def test_looking_ahead_spends_where_the_rest_of_the_session_can_spare_it():
+    legal_QK = np.ones_like(SCORE_QK, dtype=bool)
+    values = solve_value_to_go(SCORE_QK, COST_QK, COST_QK, legal_QK, queries=2)
+    policy = LookAheadPolicy(FORECAST, values)
+    # 1.2 for two queries: the dear one leaves enough for a cheap one (.475 on average), the cheap
+    # one for a dear one (.65): .9 + .475 against .5 + .65, and .2 + .475 against .1 + .65
+    assert decide(policy, make_inputs([0, 1], per_step=0.6)) == [[1, 0]]
+    # .6 for the last query, where nothing comes after it: the better one of those that may act
+    last = make_inputs([0, 1], left=0.5, per_step=0.6)
+    masked = make_inputs([0, 1], left=0.5, per_step=0.6, mask=[[True, False]] * 2)
+    assert decide(policy, last, masked) == [[1, 1], [0, 0]]
+    for inputs in (make_inputs([0, 1], capped=0.0), make_inputs([0, 1], per_step=1.0)):
+        assert decide(policy, inputs) == [[1, 1]]  # money is not scarce
 
 
 @given(st.integers(0, 100_000), st.booleans())

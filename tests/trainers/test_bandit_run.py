@@ -15,7 +15,7 @@ from safetensors.numpy import load
 from rlroute.config import load_config, parse_config
 from rlroute.data.irt_table import IrtTableConfig, make_irt_table
 from rlroute.data.table import write_table
-from rlroute.runs import evaluate_run, export_run, find_schema, name_run
+from rlroute.runs import evaluate_run, find_schema, name_run
 from rlroute.trainers import bandit_run
 from rlroute.trainers.bandit_recipe import BanditRecipe
 from rlroute.trainers.bandit_run import evaluate_bandit_run, train_bandits
@@ -125,14 +125,12 @@ def test_an_interrupted_run_goes_on_and_equals_one_that_was_not(folder, tmp_path
             np.testing.assert_array_equal(value, parts[key], err_msg=f"{name} {key}")
 
 
-def test_evaluate_writes_the_report_again_and_export_is_refused(folder, capsys):
+def test_evaluate_writes_the_report_again(folder, capsys):
     before = (folder / "regret.json").read_bytes()
     (folder / "regret.json").unlink()
     evaluate_run(folder)
     assert (folder / "regret.json").read_bytes() == before
     assert "has the least regret" in " ".join(capsys.readouterr().out.split())
-    with pytest.raises(RLRouteError, match="have no exported form"):
-        export_run(folder, folder.parent / "router")
 
 
 def test_a_table_that_changed_and_a_torn_file_are_refused(tmp_path):

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from rlroute import Router
-from rlroute.data.table import OutcomeTable, read_table, write_table
+from rlroute.data.candidate_files import dump_candidates
+from rlroute.data.routing_data import standardise_candidate
+from rlroute.data.table import RESULT_SPLITS, OutcomeTable, read_results, read_table, write_table
 from rlroute.policies.table_baselines_item_response import compute_success, estimate_ability
 from rlroute.runs import evaluate_run, export_run
 from rlroute.trainers.decision import train
@@ -85,7 +87,8 @@ def test_a_specialist_is_picked_after_its_profile_as_by_a_policy_that_learnt_it(
     runs: tuple[Path, Path],
 ) -> None:
     without, trained = (read_run(folder) for folder in runs)
-    found = {one.name: one for one in evaluate_unseen(without, trained)}
+    report = evaluate_unseen(without, trained)
+    found = {one.name: one for one in report.results}
     assert list(found)[:4] == ["without them", "0 calls", "40 calls", "all train queries"]
     absent, measured = found["without them"], found["40 calls"]
     assert absent.share == 0
@@ -95,21 +98,25 @@ def test_a_specialist_is_picked_after_its_profile_as_by_a_policy_that_learnt_it(
     assert measured.regret < 0.7 * absent.regret
     learnt = found["trained with them (with)"]
     assert measured.regret - learnt.regret < 0.5 * (absent.regret - learnt.regret)
+    assert report.compared_with == learnt
+    assert absent.regret_gap is not None
+    assert absent.regret_gap.value == pytest.approx(absent.regret - learnt.regret)
+    assert absent.regret_gap.low < absent.regret_gap.value < absent.regret_gap.high
 
 
 def test_a_candidate_that_turns_out_bad_is_not_picked(
     runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = read_run(runs[0])
-    from rlroute import unseen_candidates
+    from rlroute import unseen_profiles
 
-    opened = unseen_candidates.open_table(run.recipe.model_copy(update={"hold_out_candidates": ()}))
+    opened = unseen_profiles.open_table(run.recipe.model_copy(update={"hold_out_candidates": ()}))
     column = [one.id for one in opened.table.candidates].index("poet")
     bad_QK = opened.table.score_QK.copy()
     bad_QK[:, column] = 0
     bad = replace(opened, table=replace(opened.table, score_QK=bad_QK))
-    monkeypatch.setattr(unseen_candidates, "open_table", lambda recipe: bad)
-    found = {one.name: one for one in evaluate_unseen(run)}
+    monkeypatch.setattr(unseen_profiles, "open_table", lambda recipe: bad)
+    found = {one.name: one for one in evaluate_unseen(run).results}
     assert found["all train queries"].share == 0
     assert found["40 calls"].share == 0
 
@@ -132,7 +139,7 @@ def test_every_design_and_description_gives_a_profile(
     data = run.recipe.model_dump()
     data["profile"]["unseen"] = {"calls": (0, 40), **settings}
     changed = replace(run, recipe=Recipe.model_validate(data))
-    found = {one.name: one for one in evaluate_unseen(changed)}
+    found = {one.name: one for one in evaluate_unseen(changed).results}
     assert 0 < found["40 calls"].calls_cost_usd <= 40 * 0.002 * 1.001
     assert np.isfinite([one.regret for one in found.values()]).all()
 
@@ -143,6 +150,10 @@ def test_the_command_writes_the_numbers_and_refuses_a_run_that_does_not_fit(
     evaluate_run(runs[0], [runs[1]])
     rows = json.loads((runs[0] / "unseen_candidates.json").read_text())
     assert [row["calls"] for row in rows] == [0, 0, 40, 120, None]
+    assert rows[-1]["regret_gap"] is None
+    page = (runs[0] / "report.html").read_text()
+    assert "Candidates it was never trained on" in page
+    assert f"{rows[2]['regret_gap']['value']:+.4f}" in page.replace("\N{MINUS SIGN}", "-")
     with pytest.raises(RLRouteError, match="--beside takes one run, trained with the candidates"):
         evaluate_run(runs[1], [runs[0]])
     with pytest.raises(RLRouteError, match="--beside takes a run on the same table"):
@@ -153,19 +164,31 @@ def test_a_router_is_exported_with_a_candidate_added_from_results(
     runs: tuple[Path, Path], counted_folder: Path, tmp_path: Path
 ) -> None:
     results = tmp_path / "poet"
-    write_table(read_table(counted_folder).select_candidates(["poet"]), results)
+    poet = read_table(counted_folder).select_candidates(["poet"])
+    write_table(poet.select_split("train"), results, needed=RESULT_SPLITS)
     export_run(runs[0], tmp_path / "router", [results])
     export_run(runs[0], tmp_path / "plain")
     router, plain = Router.load(tmp_path / "router"), Router.load(tmp_path / "plain")
     assert [one.id for one in router.candidates][-1] == "poet"
-    table = read_table(results)
-    added = plain.add_candidate(table.candidates[0], table)
-    texts = list(table.select_split("test").texts)
+    added = plain.add_candidate(poet.candidates[0], read_results(results))
+    assert dump_candidates(added.candidates) == dump_candidates(router.candidates)
+    assert router.candidates[-1].unseen
+    run = read_run(runs[0])
+    described = {
+        tuple(standardise_candidate(one, run.prepared.scale).tolist())
+        for one in run.prepared.candidates
+    }
+    for name in ("router", "plain"):  # those that lend travel with the router
+        manifest = json.loads((tmp_path / name / "manifest.json").read_text())
+        lenders = manifest["features"]["scale"]["lenders"]
+        assert {tuple(np.float32(one["described"]).tolist()) for one in lenders} <= described
+        assert sum(one["share"] for one in lenders) == pytest.approx(1)
+    test = poet.select_split("test")
+    texts = list(test.texts)
     routes = router.route_many(texts, cost_weight=0.3)
     assert routes == added.route_many(texts, cost_weight=0.3)
     picked = {
-        (query.task, route.candidate_id)
-        for query, route in zip(table.select_split("test").queries, routes, strict=True)
+        (query.task, route.candidate_id) for query, route in zip(test.queries, routes, strict=True)
     }
     assert ("poem", "poet") in picked
     with pytest.raises(RLRouteError, match="'poet' is known already"):
@@ -175,7 +198,8 @@ def test_a_router_is_exported_with_a_candidate_added_from_results(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"profile": {"unseen": {}}}, "read with hold_out_candidates only"),
+        ({"profile": {"unseen": {"calls": [5]}}}, "unseen.calls: read with hold_out_candidates"),
+        ({"profile": {"unseen": {"design": "random"}}}, "unseen.design: read with hold_out_cand"),
         ({"hold_out_candidates": ["poet", "poet"]}, "named twice"),
         (
             {"hold_out_candidates": ["poet"], "actions": [{"kind": "skip", "cost_usd": 0.0}]},

@@ -12,6 +12,7 @@ from session_tables import make_session_config, make_session_table
 
 from rlroute import StepRouter
 from rlroute.config import parse_config
+from rlroute.policies.kernel_start import KernelConfig, fit_kernel_start
 from rlroute.policies.query_session_baselines import plan_hindsight
 from rlroute.rollout.stage import Stage
 from rlroute.step_export import export_step_run
@@ -50,10 +51,11 @@ def make_recipe(folder, **parts) -> StepRecipe:
     return parse_config(StepRecipe, stated | parts, "recipe")
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
+@pytest.fixture(scope="module", params=["value_to_go", "price"])
+def run(tmp_path_factory, request):
     folder = tmp_path_factory.mktemp("sessions")
-    recipe = make_recipe(folder)
+    policy = {"kind": "priced", "money": request.param, "hidden": 32, "dropout": 0, "sharpness": 4}
+    recipe = make_recipe(folder, policy=policy)
     train_steps(recipe, folder / "run")
     return recipe, folder / "run"
 
@@ -94,7 +96,7 @@ def test_it_learns_which_queries_the_money_is_for(run):
         )
     )
     assert reached >= 0.95 * best
-    assert begun <= 0.85 * best  # it had that to learn
+    assert begun <= 0.9 * best  # it had that to learn
 
 
 def test_the_run_is_compared_with_all_its_rivals_and_told(run):
@@ -102,6 +104,7 @@ def test_the_run_is_compared_with_all_its_rivals_and_told(run):
     result = evaluate_step_run(folder)
     names = {policy.name for policy in result.policies}
     assert names >= {"always cheap", "random", "Lagrangian", "Lagrangian, adaptive", "hindsight"}
+    assert "dynamic programming" in names
     assert any("never differ" in reason for reason in result.left_out)
     for place, cap in enumerate(CAPS):
         shown = result.shown[place]
@@ -168,7 +171,9 @@ def test_it_can_start_at_a_single_turn_run_of_the_same_queries(run, tmp_path):
     torch.testing.assert_close(taken.quality_tower.weight, router.quality_tower.weight)
     assert taken.log_sharpness.exp().item() == pytest.approx(2.0)  # the recipe's own
     fresh = build_model(recipe, stage.world, features).network
-    assert not torch.equal(fresh.log_money_N, started.network.log_money_N)  # its own curve
+    name = "value_TG" if policy.money == "value_to_go" else "log_money_N"
+    fitted, plain = started.network.state_dict()[name], fresh.state_dict()[name]
+    assert not torch.equal(plain, fitted)  # its own
     save_file(router.state_dict() | {"centroids_CF": router.centroids_CF + 1}, path)
     with pytest.raises(RLRouteError, match="was trained on other queries") as caught:
         build_model(recipe.model_copy(update={"policy": policy}), stage.world, features)
@@ -176,6 +181,58 @@ def test_it_can_start_at_a_single_turn_run_of_the_same_queries(run, tmp_path):
     policy = recipe.policy.model_copy(update={"start": folder})  # no single-turn run
     with pytest.raises(RLRouteError, match="of another network"):
         build_model(recipe.model_copy(update={"policy": policy}), stage.world, features)
+
+
+def test_a_start_keeps_its_quality_and_gets_measured_costs_where_money_is_planned(tmp_path):
+    recipe = make_recipe(tmp_path)
+    stage = Stage(recipe.world, lanes=4)
+    features = len(stage.feature_names)
+    router = build_model(recipe, stage.world, features).network.router
+    for tower in (router.quality_tower, router.cost_tower):
+        torch.nn.init.normal_(tower.weight)
+    path = tmp_path / "single" / BEST_FOLDER / WEIGHTS_FILE
+    path.parent.mkdir(parents=True)
+    save_file(router.state_dict() | {"margin": torch.tensor(0.3)}, path)  # of no use here
+    for money, kept in (("value_to_go", False), ("price", True)):
+        policy = recipe.policy.model_copy(update={"start": tmp_path / "single", "money": money})
+        planned = recipe.model_copy(update={"policy": policy})
+        taken = build_model(planned, stage.world, features).network.router
+        assert torch.equal(taken.quality_tower.weight, router.quality_tower.weight)
+        assert torch.equal(taken.cost_tower.weight, router.cost_tower.weight) == kept
+        assert kept or not taken.cost_tower.weight.any()
+
+
+def test_it_can_start_at_a_kernel_regression(tmp_path):
+    recipe = make_recipe(tmp_path)
+    kernel = KernelConfig(anchors=80, penalty=0.1)
+    recipe = recipe.model_copy(
+        update={"policy": recipe.policy.model_copy(update={"kernel": kernel})}
+    )
+    stage = Stage(recipe.world, lanes=16)
+    model = build_model(recipe, stage.world, len(stage.feature_names))
+    start = fit_kernel_start(stage.world.data.prepared.splits["train"], kernel, recipe.seed)
+    found = model.network.router
+    assert np.array_equal(found.anchors_MF.numpy(), start.anchors_MF)
+    assert np.array_equal(found.start_MD.numpy(), start.weight_MD)
+    assert 0 < play(recipe, stage, model, CAPS[1]).mean() < 1
+
+
+def test_the_start_is_kept_where_no_update_is_better_and_the_recipe_says_so(tmp_path):
+    for start in (True, False):
+        recipe = make_recipe(
+            tmp_path,
+            updates=1,
+            policy={"kind": "priced", "hidden": 8, "dropout": 0, "kernel": {"anchors": 30}},
+            optimiser={"learning_rate": 30.0},  # whatever it knew is lost
+            validation={"every": 1, "start": start},
+        )
+        state = train_steps(recipe, tmp_path / f"run-{start}")
+        assert state.best_update == (0 if start else 1)
+        best = json.loads((tmp_path / f"run-{start}" / "best" / "best.json").read_text())
+        assert best["update"] == state.best_update
+    rows = (tmp_path / "run-True" / "metrics.jsonl").read_text().splitlines()
+    reward = [json.loads(row)["eval/reward"] for row in rows]
+    assert reward[0] > reward[1]
 
 
 def test_the_priced_policy_is_refused_where_there_are_no_sessions(tmp_path):
