@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from rlroute.config import StrictModel
 from rlroute.seeding import draw_uniform
@@ -47,6 +47,17 @@ class BudgetConfig(StrictModel):
             if cap is not None and not 0 <= cap < np.inf:
                 raise ValueError(f"a cap must be a number from 0 or null, not {cap}")
         return caps
+
+    @model_validator(mode="after")
+    def check_calls(self) -> BudgetConfig:
+        """Refuse a part of a call: caps in USD under the wrong unit would pay for nobody."""
+        for cap in self.caps if self.unit == "calls" else ():
+            if cap is not None and cap != int(cap):
+                raise ValueError(
+                    f"caps: {cap:g} is no whole number of calls (unit: calls); write unit: usd "
+                    "for caps in USD"
+                )
+        return self
 
     def draw_caps(self, seed_B: IntArray) -> npt.NDArray[np.float64]:
         """Return the cap of each episode seed [B] in the unit's own terms; infinite for none."""

@@ -103,31 +103,3 @@ def combine_terms(
     weights = weigh_terms(cost_weight_N, combination, constants)
     kept = cancel_terms(terms, combination)
     return np.asarray(sum(weights[name] * kept[name] for name in kept), dtype=np.float32)
-
-
-def combine_gated(
-    format_N: FloatArray, outcome_N: FloatArray, cost_N: FloatArray, cost_weight_N: FloatArray
-) -> FloatArray:
-    """Return Router-R1's reward [N]: cost counts only where the outcome is above 0."""
-    terms = {"format": format_N, "outcome": outcome_N, "cost": cost_N}
-    return combine_terms(terms, cost_weight_N, "gated", MultiplicativeConfig())
-
-
-def combine_additive(
-    format_N: FloatArray, outcome_N: FloatArray, cost_N: FloatArray, cost_weight_N: FloatArray
-) -> FloatArray:
-    """Return the reward [N] as Router-R1's paper states it: a cheap wrong answer earns too."""
-    terms = {"format": format_N, "outcome": outcome_N, "cost": cost_N}
-    return combine_terms(terms, cost_weight_N, "additive", MultiplicativeConfig())
-
-
-def combine_multiplicative(
-    format_N: FloatArray,
-    outcome_N: FloatArray,
-    cost_N: FloatArray,
-    cost_weight_N: FloatArray,
-    constants: MultiplicativeConfig,
-) -> FloatArray:
-    """Return xRouter's reward [N], generalised as this module's docstring says."""
-    terms = {"format": format_N, "outcome": outcome_N, "cost": cost_N}
-    return combine_terms(terms, cost_weight_N, "multiplicative", constants)

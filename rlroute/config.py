@@ -122,18 +122,20 @@ def follow_location(
 ) -> tuple[list[type[BaseModel]], list[str]]:
     """Follow a location of pydantic; return the models around its last part, and its keys.
 
-    The tag of a union stands in the location, but in no file: it picks the model and is no key.
+    The tag of a union stands in the location, but in no file: it picks the model and is no key. A
+    tag may be called like a field, so it is looked for first where a union has just been entered.
     """
-    models, keys = [schema], []
+    models, keys, entered_union = [schema], [], False
     for number, part in enumerate(location):
         fields = [model.model_fields[part] for model in models if part in model.model_fields]
         tagged = [model for model in models if has_tag(model, part)]
-        if tagged and not fields:
-            models = tagged
+        if tagged and (entered_union or not fields):
+            models, entered_union = tagged, False
             continue
         keys.append(str(part))
         if fields and number + 1 < len(location):
             models = [model for field in fields for model in list_models(field.annotation)]
+            entered_union = len(models) > 1
     return models, keys
 
 

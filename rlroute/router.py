@@ -265,8 +265,9 @@ class Router:
         that was exported before there was a lender reads its own description.
 
         Raises:
-            RLRouteError: a candidate of that id is known, has no outcome in the results, a number
-                is no price, the known candidates tell too little, or the switches ask for texts.
+            RLRouteError: a candidate of that id is known, has no outcome in the results (none with
+                a latency where the router weighs it), a number is no price, the known candidates
+                tell too little, or the switches ask for texts.
         """
         if candidate.id in self._ids:
             raise RLRouteError(f"add_candidate: '{candidate.id}' is a candidate of this router")

@@ -7,7 +7,7 @@ New work uses `rlroute.parsing`, which has none of them.
 
 What it leaves out, because other modules hold the same rule: the normalisation of answers and the
 grades (`squad_exact`, `squad_f1` in `rlroute.rewards.grading`), the window of charges
-(`PercentileWindow` in `rlroute.rewards.charge`) and the final reward (`combine_gated` in
+(`PercentileWindow` in `rlroute.rewards.charge`) and the final reward (form "gated" in
 `rlroute.rewards.combination`).
 
 How to use: `parse_chunk(cut_chunk(text))` for each chunk, `score_format(response)` at the end.

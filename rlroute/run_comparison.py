@@ -1,8 +1,9 @@
 """What `rlroute compare RUN RUN` does: two finished single-turn runs, measured side by side.
 
-What it is: both runs are read, their tables compared by digest, and the policies that validation
-chose meet the same test queries. Console table, compare.json, compare.png and compare.html. Two
-runs of online learners go on to `rlroute.stream_runs`.
+What it is: both runs are read, the tables that their recipes start from compared by digest, and the
+policies that validation chose meet the same test queries, each with its own candidates. Console
+table, compare.json, compare.png and compare.html. Two runs of online learners go on to
+`rlroute.stream_runs`.
 
 What it leaves out: runs of other kinds, and numbers (`rlroute.evaluation.run_difference`).
 
@@ -14,14 +15,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlroute.config import read_yaml_mapping
+from rlroute.config import load_config, read_yaml_mapping
 from rlroute.trainers.bandit_recipe import BanditRecipe
 from rlroute.trainers.recipe import Recipe
 from rlroute.types import RLRouteError
 
 if TYPE_CHECKING:
-    from rlroute.evaluation.run_difference import Contender, Setting
+    from rlroute.evaluation.contenders import Contender, Setting
     from rlroute.trainers.run_folder import Run
+
+BESIDE = ("step_budget", "memory_tiers")  # environments of `rlroute evaluate --beside`
 
 
 def run_compare(
@@ -38,7 +41,7 @@ def run_compare(
         RLRouteError: see `compare_runs`, or both a weight and a budget, or one of them for runs of
             online learners.
     """
-    from rlroute.evaluation.run_difference import Setting
+    from rlroute.evaluation.contenders import Setting
     from rlroute.runs import find_run_schema
 
     if find_run_schema(first) is BanditRecipe and find_run_schema(second) is BanditRecipe:
@@ -128,16 +131,53 @@ def read_runs(first: Path, second: Path) -> tuple[Run, Run]:
             kind = read_yaml_mapping(find_recipe(folder))["environment"]
             raise RLRouteError(
                 f"{folder}: a run of environment {kind}; compare takes two single_turn or two "
-                "bandit_stream runs"
+                f"bandit_stream runs{describe_way_out(kind)}"
             )
     facts = [read_json(folder / RUN_FILE) for folder in (first, second)]
     if facts[0].get("table_digest") != facts[1].get("table_digest"):
-        tables = [one.get("table") for one in facts]
-        raise RLRouteError(
-            f"{first} and {second} were trained on different tables ({tables[0]} and {tables[1]}; "
-            "the same name may hold other outcomes): nothing to pair"
-        )
+        check_same_base(first, second)
     return read_run(first), read_run(second)
+
+
+def describe_way_out(environment: str) -> str:
+    """Say what shows two runs of an environment side by side that compare does not take."""
+    if environment in BESIDE:
+        return f" (rlroute evaluate RUN --beside RUN shows two {environment} runs side by side)"
+    return " (rlroute evaluate RUN holds each against the same baselines)"
+
+
+def check_same_base(first: Path, second: Path) -> None:
+    """Check that two runs start from one table with the same splits and all its outcomes.
+
+    What recipes make of it may differ: candidates held out or added, latency filled in.
+
+    Raises:
+        RLRouteError: they do not, or one learns from a log, which knows other outcomes.
+    """
+    from rlroute.data.prepare import compute_table_digest
+    from rlroute.data.table import read_table
+    from rlroute.data.task_splits import split_table
+    from rlroute.trainers.run_folder import RECIPE_FILE
+
+    recipes = [load_config(Recipe, folder / RECIPE_FILE) for folder in (first, second)]
+    tables = [read_table(recipe.table) for recipe in recipes]
+    digests = {compute_table_digest(table) for table in tables}
+    if len(digests) > 1:
+        raise RLRouteError(
+            f"{first} and {second} were trained on different tables ({tables[0].name} and "
+            f"{tables[1].name}; the same name may hold other outcomes): nothing to pair"
+        )
+    cut = [split_table(*pair) for pair in zip(tables, [one.split for one in recipes], strict=True)]
+    if len({compute_table_digest(table) for table in cut}) > 1:
+        raise RLRouteError(
+            f"{first} and {second} cut table {tables[0].name} into other splits (split in their "
+            "recipes): only runs on the same split can be compared"
+        )
+    if any(recipe.logs is not None for recipe in recipes):
+        raise RLRouteError(
+            f"{first} and {second} know other outcomes of table {tables[0].name} (logs in their "
+            "recipes): nothing to pair"
+        )
 
 
 def name_runs(first: Path, second: Path) -> tuple[str, str]:
@@ -151,12 +191,34 @@ def name_runs(first: Path, second: Path) -> tuple[str, str]:
 
 
 def make_contender(run: Run, name: str) -> Contender:
-    """Return a run's best policy with its splits and the cost weights of its evaluation."""
-    from rlroute.evaluation.run_difference import Contender
+    """Return a run's best policy with its splits and the cost weights of its evaluation.
+
+    One that weighs latency is asked at its least weight of it, as `rlroute evaluate` asks it.
+    """
+    from rlroute.data.users import Preference
+    from rlroute.evaluation.contenders import Contender
     from rlroute.policies.decision import GreedyPolicy
     from rlroute.trainers.decision import make_cost_weights
     from rlroute.trainers.run_folder import load_best
 
     scorer, _ = load_best(run)
     weights = make_cost_weights(run.recipe.cost_weight, run.recipe.evaluation.cost_weights)
-    return Contender(name, GreedyPolicy(scorer, name=name), run.prepared.splits, weights)
+    least = Preference(run.recipe.latency_weight.min)
+    policy = GreedyPolicy(scorer, name=name, preference=least)
+    return Contender(
+        name, policy, run.prepared.splits, weights, notes=list_wishes(name, run.recipe)
+    )
+
+
+def list_wishes(name: str, recipe: Recipe) -> tuple[str, ...]:
+    """Say of what a policy can be told beside the cost weight how it is told here."""
+    notes = []
+    if recipe.weighs_latency:
+        weight = recipe.latency_weight
+        notes.append(
+            f"{name} weighs latency too (weights up to {weight.max:g}): it is asked at latency "
+            f"weight {weight.min:g}, its least, and no number here holds latency."
+        )
+    if recipe.users:
+        notes.append(f"{name} knows users: it is asked for none of them.")
+    return tuple(notes)

@@ -1,6 +1,10 @@
 """What `rlroute train --dry-run` says: the resolved recipe, and what a run would do.
 
-Nothing is trained, opened or written; a table is read for its counts.
+Nothing is trained or written. A table is read, for its counts and to refuse what the run would
+refuse of recipe and table: candidates, actions, users, latencies and logs of single-turn recipes,
+events and learners of streams, the length of query sessions. What takes more than reading the table
+stays for the run: encoders and what is fitted, other worlds, pools and models, whether the run
+folder is free, and whether somebody can answer each arrival of a stream.
 """
 
 from __future__ import annotations
@@ -43,7 +47,15 @@ def describe_plan(recipe: AnyRecipe, folder: Path) -> None:
 
 
 def describe_steps(recipe: StepRecipe) -> list[str]:
-    """Say what a run of a step recipe would do, without opening its world."""
+    """Say what a run of a step recipe would do, without opening its world.
+
+    Raises:
+        RLRouteError: a table of query sessions has a fault, or too few queries for one.
+    """
+    if recipe.world.kind == "query_session":
+        from rlroute.worlds.query_session_tasks import check_sessions
+
+        check_sessions(recipe.world)
     algorithm, start, boundary = recipe.algorithm, recipe.warm_start, recipe.boundary
     caps = ", ".join("none" if cap is None else f"{cap:g}" for cap in recipe.budget.caps)
     return [
@@ -75,13 +87,31 @@ def describe_memory(recipe: MemoryRecipe) -> list[str]:
 
 
 def describe_stream(recipe: BanditRecipe) -> list[str]:
-    """Say what online learners would meet, without reading a table."""
+    """Say what online learners would meet.
+
+    Raises:
+        RLRouteError: the table has a fault, or an event or learner does not fit it.
+    """
+    from rlroute.bandits.config import check_learners
+    from rlroute.bandits.stream import check_events
+    from rlroute.data.irt_table import make_irt_table
+    from rlroute.data.table import read_table
+
+    if recipe.irt is not None:
+        table = make_irt_table(recipe.irt, recipe.seeds[0]).table
+    else:
+        assert recipe.table is not None  # the recipe has one of the two
+        table = read_table(recipe.table)
+    ids = [candidate.id for candidate in table.candidates]
+    events = sorted(recipe.events, key=lambda event: event.at)
+    check_events(events, ids, recipe.stream.queries)
+    check_learners(recipe.learners, ids)
     source = "a made table (irt)" if recipe.table is None else f"table {recipe.table}"
-    events = [f"{one.candidate} {one.kind} at {one.at:,}" for one in recipe.events]
+    happens = [f"{one.candidate} {one.kind} at {one.at:,}" for one in recipe.events]
     return [
         f"stream      {recipe.stream.queries:,} queries from {source} (split {recipe.stream.split})"
         f" for each of {len(recipe.seeds)} seeds",
-        f"events      {'; '.join(events) or 'none'}",
+        f"events      {'; '.join(happens) or 'none'}",
         f"learners    {', '.join(name_learner(one) for one in recipe.learners)}",
     ]
 
@@ -121,14 +151,18 @@ def describe_extra(algorithm: AlgorithmConfig) -> str:
 
 
 def describe_table_plan(recipe: Recipe) -> list[str]:
-    """Say what a run on a table would do."""
-    from rlroute.data.actions import build_actions
+    """Say what a run on a table would do.
+
+    Raises:
+        RLRouteError: as `rlroute.trainers.run_folder.open_table`.
+    """
     from rlroute.data.table import read_table
     from rlroute.data.task_splits import split_table
+    from rlroute.trainers.run_folder import build_table
     from rlroute.types import SPLITS
 
     table = split_table(read_table(recipe.table), recipe.split)
-    actions = build_actions(table, recipe.actions)
+    actions = build_table(recipe, table).table
     algorithm = recipe.algorithm
     counts = ", ".join(f"{name} {int((table.split_Q == name).sum()):,}" for name in SPLITS)
     return [

@@ -142,9 +142,7 @@ class StepEpisode:
         self._ledger = BudgetLedger(self._budget, bundle.executors, lanes=1)
         self._ledger.open_lanes(LANE, np.array([math.inf if cap is None else float(cap)]))
         self._turn = 0
-        self._pending: tuple[int, UsdArray] | None = (
-            None  # a chosen executor, and the bounds [1, K]
-        )
+        self._pending: tuple[int, UsdArray] | None = None  # who was chosen, the bounds [1, K]
         self._conversation, self._cache = Conversation(), ConversationCache()
 
     @property
@@ -212,7 +210,7 @@ class StepEpisode:
             logp_K = self._score_text(network, text, mask_K)
         else:
             sessions = self._bundle.sessions
-            if sessions is not None and features is None and text is not None:
+            if sessions is not None and features is None:
                 features = sessions.describe(text, bound_1K)
             logp_K = self._score_features(network, features, mask_K, bound_1K)
         if not np.isfinite(logp_K[mask_K]).all():
@@ -297,9 +295,8 @@ class StepEpisode:
     ) -> FloatArray:
         """Return the log-probabilities [K] of a small network."""
         world_F = read_features(features, self._bundle.feature_names)
-        budget_F = self._ledger.read_features(
-            np.array([self._turn]), self._bundle.horizon, bound_1K
-        )[0]
+        turn_1 = np.array([self._turn])
+        budget_F = self._ledger.read_features(turn_1, self._bundle.horizon, bound_1K)[0]
         with torch.inference_mode():
             scores = network(
                 torch.as_tensor(np.concatenate([world_F, budget_F])[None]),
@@ -337,9 +334,6 @@ class StepEpisode:
         """Return a text as the policy read it in training."""
         stated = self._bundle.environment.state_cost_weight and self._turn == 0
         return write_step_text(text, self._ledger, self.cost_weight if stated else None)
-
-
-# --- Arguments ------------------------------------------------------------------------------------
 
 
 def read_features(features: Features | None, names: tuple[str, ...]) -> FloatArray:

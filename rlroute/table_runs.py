@@ -34,7 +34,7 @@ from rlroute.evaluation.log_estimates import (
 from rlroute.evaluation.preference_report import render_preference_tables
 from rlroute.evaluation.report import ReportContext, RouterSeconds, write_report
 from rlroute.evaluation.results import EvaluationResult
-from rlroute.evaluation.unseen import dump_unseen, render_unseen
+from rlroute.evaluation.unseen import dump_unseen, render_unseen, render_unseen_users
 from rlroute.export.bundle import BundleContents, write_bundle
 from rlroute.export.summary import summarise_test
 from rlroute.files import write_atomic
@@ -58,6 +58,7 @@ from rlroute.unseen_candidates import evaluate_unseen, lend_for_run
 EVALUATION_FILE = "evaluation.json"
 ESTIMATES_FILE = "log_estimates.json"
 UNSEEN_FILE = "unseen_candidates.json"
+UNSEEN_USERS_FILE = "unseen_candidates_users.json"
 PREFERENCES_FILE = "preferences.json"
 TIMED_QUERIES = 64
 
@@ -83,9 +84,13 @@ def evaluate_table_run(folder: Path, beside: Sequence[Path] = ()) -> None:
         return
     with Console(stderr=True).status("fitting baselines and resampling"):
         probes = read_probes(find_folder(run.recipe.table), splits["train"].table)
-        baselines = fit_baselines(splits["train"], splits["val"], probes)
+        weights = run.recipe.cost_weight
+        baselines = fit_baselines(
+            splits["train"], splits["val"], probes, (weights.min, weights.max)
+        )
         least = Preference(run.recipe.latency_weight.min)
         policy = GreedyPolicy(scorer, name=run.recipe.algorithm.kind, preference=least)
+        router = time_router(run, policy)
         result = evaluate_policies(
             [policy, *baselines],
             splits["train"],
@@ -94,6 +99,7 @@ def evaluate_table_run(folder: Path, beside: Sequence[Path] = ()) -> None:
             val=splits["val"],
             bootstrap=run.recipe.evaluation.bootstrap,
             seed=run.recipe.seed,
+            router_seconds=None if router is None else router.total_p50,
         )
         unseen = None
         if run.recipe.hold_out_candidates:
@@ -103,7 +109,8 @@ def evaluate_table_run(folder: Path, beside: Sequence[Path] = ()) -> None:
         context = replace(
             context,
             decisions=inspect_at_deployment(run, policy, result),
-            router_seconds=time_router(run, policy),
+            router_seconds=router,
+            encoding_is_paid=has_paid_encoder(run),
             unseen=unseen,
             preferences=wishes,
         )
@@ -118,6 +125,10 @@ def evaluate_table_run(folder: Path, beside: Sequence[Path] = ()) -> None:
     if unseen is not None:
         write_atomic(folder / UNSEEN_FILE, json.dumps(dump_unseen(unseen.results), indent=1))
         console.print(render_unseen(unseen))
+        if unseen.users:
+            users = dump_unseen(unseen.users)
+            write_atomic(folder / UNSEEN_USERS_FILE, json.dumps(users, indent=1))
+            console.print(render_unseen_users(unseen))
     console.print(f"report: {folder / 'report.html'}", highlight=False)
 
 
@@ -139,7 +150,7 @@ def inspect_at_deployment(
 def time_router(run: Run, policy: GreedyPolicy) -> RouterSeconds | None:
     """Time encoder and decision on some test queries; None where encoding would cost money."""
     encoder, test = run.prepared.encoder, run.prepared.splits["test"]
-    if "openai" in encoder.kind:
+    if has_paid_encoder(run):
         return None
     rows = np.arange(min(TIMED_QUERIES, len(test.features_QF)))
     encode, decide = [], []
@@ -152,7 +163,13 @@ def time_router(run: Run, policy: GreedyPolicy) -> RouterSeconds | None:
         encode.append(encoded - started)
         decide.append(time.perf_counter() - encoded)
     quantiles = [*np.quantile(encode, (0.5, 0.95)), *np.quantile(decide, (0.5, 0.95))]
-    return RouterSeconds(len(rows), *(float(value) for value in quantiles))
+    total = np.median(np.add(encode, decide))
+    return RouterSeconds(len(rows), *(float(value) for value in (*quantiles, total)))
+
+
+def has_paid_encoder(run: Run) -> bool:
+    """Say whether every encoding of a query is a paid call."""
+    return "openai" in run.prepared.encoder.kind
 
 
 def estimate_log_run(run: Run, scorer: CandidateScorer, propensity_QK: FloatArray) -> None:

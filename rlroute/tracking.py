@@ -11,7 +11,8 @@ import json
 import math
 import netrc
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -130,6 +131,47 @@ class Tracker:
             wandb = require("wandb", "train")
             table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
             self.wandb_run.log({name: table})
+
+
+class StreamMirror:
+    """Shows in W&B what learners did along a stream; without a W&B run it does nothing."""
+
+    def __init__(self, wandb_run: Any) -> None:
+        self.wandb_run = wandb_run
+        if wandb_run is not None:
+            wandb_run.define_metric("*", step_metric="query")
+
+    def mirror_rows(self, learner: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Show the rows of metrics.jsonl of a learner and seed as curves over the queries."""
+        if self.wandb_run is None:
+            return
+        for row in rows:
+            numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}
+            query, _ = numbers.pop("step"), numbers.pop("seed")
+            known = {name: value for name, value in numbers.items() if math.isfinite(value)}
+            named = {f"{learner}/{name}": value for name, value in known.items()}
+            self.wandb_run.log({"query": query} | named)
+
+    def mirror_picture(self, name: str, path: Path) -> None:
+        """Show a picture of the run folder."""
+        if self.wandb_run is not None:
+            wandb = require("wandb", "train")
+            self.wandb_run.log({name: wandb.Image(str(path))})
+
+
+@contextmanager
+def open_stream_mirror(
+    folder: Path, wandb_project: str | None, config: Mapping[str, Any]
+) -> Iterator[StreamMirror]:
+    """Yield the mirror of a stream's run; W&B is told at the end whether it went well."""
+    wandb_run = start_wandb(folder, wandb_project, config) if wandb_project else None
+    exit_code = 1
+    try:
+        yield StreamMirror(wandb_run)
+        exit_code = 0
+    finally:
+        if wandb_run is not None:
+            wandb_run.finish(exit_code=exit_code)
 
 
 def start_wandb(folder: Path, project: str, config: Mapping[str, Any]) -> Any:

@@ -4,7 +4,8 @@
 all of them), and measures policy and profile on the test split of the whole table: AIQ, mean regret
 to the oracle over the cost weights, how often the new ones are picked, and the regret against that
 of `beside`, a run that was trained with them (without one: against doing without the new ones),
-paired over the queries.
+paired over the queries. Where latency counts that is at its least weight. A run with users is also
+measured user by user: utility, and regret to the user's own oracle.
 
 Cost weights and regrets are in the units of the run itself: quality given up per mean cost of the
 dearest candidate that it was trained with. A run beside it is asked at the same price of money.
@@ -29,13 +30,16 @@ from rlroute.data.routing_data import (
     build_candidate_features,
     find_split,
 )
+from rlroute.data.users import Preference, UserWeights, make_preference
+from rlroute.evaluation import metrics
 from rlroute.evaluation.evaluate import summarise_sweep
 from rlroute.evaluation.intervals import Estimate, draw_resamples, make_estimate
+from rlroute.evaluation.preferences import Setting, compute_utility, find_best
 from rlroute.evaluation.sampling import Sweep, check_cost_weights, sweep_policy
-from rlroute.evaluation.unseen import UnseenReport, UnseenResult
+from rlroute.evaluation.unseen import UnseenReport, UnseenResult, UnseenUserResult
 from rlroute.policies.decision import GreedyPolicy
 from rlroute.policies.lending import lend_descriptions
-from rlroute.trainers.decision import make_cost_weights
+from rlroute.trainers.decision import list_latency_weights, make_cost_weights
 from rlroute.trainers.recipe import UnseenConfig
 from rlroute.trainers.run_folder import Run, load_best
 from rlroute.types import Candidate, FloatArray, RLRouteError
@@ -43,11 +47,18 @@ from rlroute.unseen_profiles import ALL_CALLS, WholeTable, open_whole_table, pro
 
 
 def lend_for_run(run: Run, policy: GreedyPolicy) -> FeatureScale:
-    """Return a run's scale with the lenders of its policy, over its validation weights."""
+    """Return a run's scale with the lenders of its policy, over its validation weights.
+
+    Where latency counts, over some of its weights too.
+    """
     recipe, prepared = run.recipe, run.prepared
     weights = make_cost_weights(recipe.cost_weight, recipe.validation.cost_weights)
     val = prepared.splits["val"]
-    return lend_descriptions(policy, val, weights, prepared.candidates, prepared.scale)
+    policies = [policy]
+    if recipe.weighs_latency:
+        waiting = list_latency_weights(recipe.latency_weight)
+        policies = [replace(policy, preference=Preference(weight)) for weight in waiting]
+    return lend_descriptions(policies, val, weights, prepared.candidates, prepared.scale)
 
 
 def evaluate_unseen(run: Run, beside: Run | None = None) -> UnseenReport:
@@ -64,7 +75,13 @@ def evaluate_unseen(run: Run, beside: Run | None = None) -> UnseenReport:
         else one.result
         for one in found.measured
     ]
-    return UnseenReport(run.recipe.hold_out_candidates, tuple(results))
+    users = [
+        user
+        for one in found.measured
+        if one.result.calls is not None
+        for user in found.bench.measure_users(one, found.measured[0])
+    ]
+    return UnseenReport(run.recipe.hold_out_candidates, tuple(results), tuple(users))
 
 
 def measure_unseen(run: Run, beside: Run | None = None) -> MeasuredRun:
@@ -77,8 +94,8 @@ def measure_unseen(run: Run, beside: Run | None = None) -> MeasuredRun:
     if not held:
         raise RLRouteError(f"{run.folder}: trained with all candidates of its table")
     config = run.recipe.profile.unseen or UnseenConfig()
-    bench = Bench(run, open_whole_table(run), GreedyPolicy(load_best(run)[0]))
-    found = [bench.measure((), "without them", 0)]
+    bench = Bench(run, open_whole_table(run), open_policy(run))
+    found, tried = [bench.measure((), "without them", 0)], set[tuple[int, ...]]()
     numbers: list[int | str] = [*dict.fromkeys(config.calls), ALL_CALLS]
     for number in numbers:
         added = [
@@ -87,20 +104,40 @@ def measure_unseen(run: Run, beside: Run | None = None) -> MeasuredRun:
         ]
         known = tuple(candidate for candidate, _ in added)
         paid = sum(calls.cost_usd for _, calls in added)
-        asked = max(len(calls) for _, calls in added)
-        name = "all train queries" if number == ALL_CALLS else f"{number} calls"
-        found.append(bench.measure(known, name, asked, paid))
+        asked = tuple(len(calls) for _, calls in added)
+        name = name_calls(asked)
+        if number == ALL_CALLS:
+            name = "all train queries"
+        elif asked in tried:  # no more were to be had, or allowed by the design
+            continue
+        tried.add(asked)
+        found.append(bench.measure(known, name, max(asked), paid))
     if beside is not None:
         found.append(bench.measure_beside(beside))
     return MeasuredRun(bench, tuple(found))
 
 
+def open_policy(run: Run) -> GreedyPolicy:
+    """Return a run's best policy at the least weight of latency."""
+    return GreedyPolicy(load_best(run)[0], preference=Preference(run.recipe.latency_weight.min))
+
+
+def name_calls(asked: Sequence[int]) -> str:
+    """Return the name of a result by how many calls each of the new ones was asked."""
+    most = max(asked)
+    return f"{most} calls" if min(asked) == most else f"at most {most} calls"
+
+
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A result with the regret of each test query [Q], averaged over the cost weights."""
+    """A result with the regret of each test query [Q], averaged over the cost weights.
+
+    `added` are the new ones that the policy knew.
+    """
 
     result: UnseenResult
     regret_Q: npt.NDArray[np.float64]
+    added: tuple[Candidate, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +167,44 @@ class Bench:
 
         `paid` is what the calls cost in USD.
         """
+        data, served = self.serve(added)
+        return replace(self.make_result(data, served, name, calls, paid), added=tuple(added))
+
+    def measure_users(self, measured: Measured, compared: Measured) -> list[UnseenUserResult]:
+        """Measure the policy for every user of the run, with the candidates of a result added."""
+        recipe, found = self.run.recipe, []
+        for name, user in recipe.users.items():
+            weight = user.cost_weight
+            (data, own), (_, other) = (self.serve(one.added, user) for one in (measured, compared))
+            ids = [one.id for one in data.table.candidates]
+            utility_QK = compute_utility(data, Setting(weight, make_preference(user, ids)))
+            probability_QK = own.compute_probabilities(data, weight)
+            utility_Q = metrics.average_picks(utility_QK, probability_QK)
+            before_Q = metrics.average_picks(utility_QK, other.compute_probabilities(data, weight))
+            held_K = np.array([one in recipe.hold_out_candidates for one in ids])
+            quality_Q = metrics.average_picks(data.table.score_QK, probability_QK)
+            gain_Q = utility_Q - before_Q
+            gain = make_estimate(float(gain_Q.mean()), self.weight_RQ @ gain_Q)
+            found.append(
+                UnseenUserResult(
+                    user=name,
+                    name=measured.result.name,
+                    utility=float(utility_Q.mean()),
+                    regret=float((find_best(utility_QK, data) - utility_Q).mean()),
+                    quality=float(quality_Q.mean()),
+                    share=float(probability_QK[:, held_K].sum(axis=1).mean()),
+                    gain=None if measured is compared else gain,
+                )
+            )
+        return found
+
+    def serve(
+        self, added: Sequence[Candidate], user: UserWeights | None = None
+    ) -> tuple[RoutingData, ServedPolicy]:
+        """Return the test split of the whole table and the policy with some candidates added.
+
+        It decides for a user, or for nobody in particular.
+        """
         run, whole = self.run, self.whole
         by_id = {one.id: one for one in (*run.prepared.candidates, *added)}
         test = whole.table.select_split("test")
@@ -141,9 +216,13 @@ class Bench:
             features_QF=whole.features_QF[find_split(whole.table, "test")],
             candidate_features_KD=features_KD,
             cost_reference_usd=run.prepared.scale.cost_reference_usd,
+            latency_reference_seconds=run.prepared.scale.latency_reference_seconds,
         )
-        served = ServedPolicy(self.policy, features_KD, known_K)
-        return self.make_result(data, served, name, calls, paid)
+        policy = self.policy
+        if user is not None:
+            preference = make_preference(user, [one.id for one in candidates])
+            policy = replace(policy, preference=preference)
+        return data, ServedPolicy(policy, features_KD, known_K)
 
     def measure_beside(self, beside: Run) -> Measured:
         """Measure a run that was trained with the held-out candidates, at the run's cost weights.
@@ -161,7 +240,7 @@ class Bench:
             )
         reference = self.run.prepared.scale.cost_reference_usd
         policy = ServedPolicy(
-            GreedyPolicy(load_best(beside)[0]),
+            open_policy(beside),
             test.candidate_features_KD,
             np.ones(len(known.candidates), dtype=np.bool_),
             weight_factor=beside.prepared.scale.cost_reference_usd / reference,

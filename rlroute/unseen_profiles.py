@@ -78,7 +78,10 @@ def profile_candidate(
         alone = train.select_candidates([candidate_id])
         calls = gather_calls(train, whole.train_cluster_Q, candidate_id, held_Q)
         measured = measure_profiles(
-            alone, whole.train_features_QF[held_Q], run.prepared.centroids_CF
+            alone,
+            whole.train_features_QF[held_Q],
+            run.prepared.centroids_CF,
+            latency=run.recipe.weighs_latency,
         )
         return replace(measured[0], unseen=True), calls
     response = None

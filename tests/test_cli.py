@@ -163,7 +163,10 @@ def test_the_way_from_table_to_router_works_and_shows_no_key(table: Path, tmp_pa
         assert done.returncode == 0, done.stderr
     assert (run / "report.html").stat().st_size > 10_000
     assert (run / "frontier.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    timed = [one["operating_points"][0]["efficiency"] for one in evaluation["policies"]]
+    assert timed[0]["latency"]["router_seconds"] > 0
+    assert {one["latency"]["router_seconds"] for one in timed[1:]} == {None}
     for path in (path for path in tmp_path.rglob("*") if path.is_file()):
         content = path.read_bytes()
         assert canary.encode() not in content, path

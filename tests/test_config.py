@@ -100,6 +100,23 @@ def test_an_unknown_key_in_a_union_is_told_by_the_kind_that_was_chosen(tmp_path)
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{kind: path, folder: X}", "unknown key 'encoder.folder' (valid here: batch_size, "),
+        ("{kind: path, path: X, foldr: 1}", "unknown key 'encoder.foldr'"),
+        ("{kind: features, columns: 1}", "unknown key 'encoder.columns' (valid here: kind)"),
+        ("{kind: path}", "encoder.path: Field required"),
+        ("{kind: path, path: [1]}", "encoder.path: Input should be a valid string"),
+    ],
+)
+def test_a_kind_that_is_called_like_a_field_is_no_key(tmp_path, text, message):
+    path = write(tmp_path, f"table: t\nalgorithm: {{kind: expected_gradient}}\nencoder: {text}\n")
+    with pytest.raises(RLRouteError) as caught:
+        load_config(Recipe, path)
+    assert f"{path}: {message}" in str(caught.value)
+
+
 def test_an_unknown_key_in_a_list_names_its_place(tmp_path):
     assert fault(tmp_path, "parts: [{rate: 1}, {rates: 2}]") == (
         "FILE: unknown key 'parts.1.rates'; did you mean 'rate'? (valid here: names, rate)"

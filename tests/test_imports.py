@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"types", "extras", "files", "seeding", "config", "data", "bandits"},
     "policies": {
         *("types", "extras", "files", "config", "seeding", "parsing", "data", "pool"),
-        "evaluation",
+        *("bandits", "evaluation"),
     },
     "rollout": {
         *("types", "extras", "files", "seeding", "parsing", "rewards", "pool", "worlds", "envs"),
@@ -82,7 +82,7 @@ ALLOWED: dict[str, set[str]] = {
         *("types", "files", "seeding", "config", "tracking", "memory", "evaluation", "policies"),
         "trainers",
     },
-    "run_plans": {"types", "config", "data", "trainers"},
+    "run_plans": {"types", "config", "data", "bandits", "worlds", "trainers"},
     "stream_runs": {"types", "config", "data", "bandits", "evaluation", "trainers", "export"},
     "step_export": {
         *("types", "files", "config", "worlds", "envs", "policies", "rollout", "trainers"),
@@ -98,7 +98,7 @@ ALLOWED: dict[str, set[str]] = {
         *("step_export", "table_runs", "memory_runs", "run_plans", "tier_export", "stream_runs"),
     },
     "run_comparison": {
-        *("types", "config", "evaluation", "policies", "trainers", "runs", "stream_runs"),
+        *("types", "config", "data", "evaluation", "policies", "trainers", "runs", "stream_runs"),
     },
     "sweep": {"types", "config", "tracking", "evaluation", "trainers", "runs", "table_runs"},
     "cli": {

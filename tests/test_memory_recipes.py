@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlroute.config import load_config
+from rlroute.config import load_config, parse_config, read_yaml_mapping
 from rlroute.memory.config import LlmAnswererSpec, LlmTierSpec
 from rlroute.memory.open import PoolModelsConfig
 from rlroute.pool.pool_file import load_pool
@@ -65,3 +65,11 @@ def test_a_faulty_setting_is_one_line_that_names_it(override, words):
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_the_missing_price_of_an_encoder_tier_is_named_by_its_place_in_the_recipe():
+    recipe = read_yaml_mapping(IMPLEMENTATION)
+    recipe["pipeline"]["modules"][1]["tiers"] = [{"kind": "rules"}, {"kind": "encoder"}]
+    message = r"^recipe: pipeline\.modules\.1\.tiers\.1\.price: Field required$"
+    with pytest.raises(RLRouteError, match=message):
+        parse_config(MemoryRecipe, recipe, "recipe")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlroute.rewards.charge import PercentileWindow, PercentileWindowConfig
-from rlroute.rewards.combination import combine_gated
+from rlroute.rewards.combination import MultiplicativeConfig, combine_terms
 from rlroute.rewards.grading import GRADES
 from rlroute.router_r1 import (
     MARKS,
@@ -191,6 +191,8 @@ def test_the_whole_example_from_charge_to_reward() -> None:
     rewards = []
     for response in (right, wrong, right + " Done."):
         outcome = GRADES["squad_exact"](extract_answer(response) or "", ["Paris"])
-        terms = (score_format(response), outcome, cost, 0.6)
-        rewards += [combine_gated(*(np.array([term], dtype=np.float32) for term in terms))[0]]
+        terms = {"format": score_format(response), "outcome": outcome, "cost": cost}
+        arrays = {name: np.array([term], dtype=np.float32) for name, term in terms.items()}
+        weight_1 = np.array([0.6])
+        rewards += [combine_terms(arrays, weight_1, "gated", MultiplicativeConfig())[0]]
     assert rewards == pytest.approx([0.6574, 0.0, -1.0], abs=5e-5)

@@ -6,26 +6,49 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from rlroute.cli import app
-from rlroute.config import parse_config
+from rlroute.config import dump_config, parse_config
 from rlroute.data.table import OutcomeTable, write_table
-from rlroute.evaluation.run_difference import Setting
+from rlroute.evaluation.contenders import Setting
 from rlroute.run_comparison import compare_runs, name_runs, run_compare
 from rlroute.trainers.decision import train
 from rlroute.trainers.recipe import Recipe
 from rlroute.types import RLRouteError
 
+PAIRS = {"kind": "subsets", "sizes": [1, 2], "combine": "best_of"}
+SECONDS = {"large": 0.1, "small": 0.01, "tool": 0.001}
+HURRIED = {
+    "latency": {"seconds_per_output_token": SECONDS, "seconds_to_first_token": SECONDS},
+    "latency_weight": {"max": 1.0},
+    "validation": {"metric": "utility"},
+}
+
+LOGGED = {
+    "logs": {"kind": "table"},
+    "algorithm": {"kind": "cql"},
+    "validation": {"metric": "utility"},
+}
+HELD_OUT = {"kind": "held_out_tasks", "test": ["sums"]}
+
 
 @pytest.fixture(scope="module")
 def runs(tiny_table: OutcomeTable, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two runs on one table, and one on a table whose texts are the same but not its prices."""
+    """Runs on one table, and one on a table of the same texts with fewer candidates."""
     root = tmp_path_factory.mktemp("compare")
     write_table(tiny_table, root / "tables" / "tiny")
     write_table(tiny_table.select_candidates(["large", "small"]), root / "tables" / "fewer")
     folders = {}
-    for name, table, seed in (("one", "tiny", 0), ("two", "tiny", 1), ("other", "fewer", 0)):
+    for name, table, seed, changes in (
+        ("one", "tiny", 0, {}),
+        ("two", "tiny", 1, {}),
+        ("other", "fewer", 0, {}),
+        ("pairs", "tiny", 0, {"actions": [PAIRS]}),
+        ("held", "tiny", 0, {"hold_out_candidates": ["large"]}),
+        ("hurried", "tiny", 0, HURRIED),
+    ):
         data = {
             "table": str(root / "tables" / table),
             "seed": seed,
@@ -38,6 +61,7 @@ def runs(tiny_table: OutcomeTable, tmp_path_factory: pytest.TempPathFactory) -> 
             "validation": {"cost_weights": 3},
             "evaluation": {"cost_weights": 5, "bootstrap": 20},
             "tracking": {"wandb": False},
+            **changes,
         }
         folders[name] = root / "runs" / name
         train(parse_config(Recipe, data, "recipe"), folders[name])
@@ -58,6 +82,45 @@ def test_two_runs_leave_a_comparison_and_print_it(
     assert "compare.html" in printed
 
 
+@pytest.mark.parametrize(
+    ("other", "counts"),
+    [("pairs", "3 candidates, pairs among 6"), ("held", "3 candidates, held among 2")],
+)
+def test_runs_with_other_actions_on_one_table_are_paired_by_query(
+    runs: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    other: str,
+    counts: str,
+) -> None:
+    compare_runs(runs["one"], runs[other], Setting(), out=tmp_path)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"one picks among {counts}" in printed
+    page = (tmp_path / "compare.html").read_text(encoding="utf-8")
+    assert f"one picks among {counts}" in page
+    own = tmp_path / "own"
+    compare_runs(runs[other], runs["two"], Setting(), out=own)
+    turned, found = (
+        json.loads((folder / "compare.json").read_text(encoding="utf-8"))
+        for folder in (own, tmp_path)
+    )
+    # weight 0 is the same in any unit: what a run is worth does not depend on its rival
+    for key in ("quality", "cost_usd"):
+        assert turned["setting"][key]["first"] == found["setting"][key]["second"]
+    assert found["cost_max_usd"] == turned["cost_max_usd"]
+
+
+def test_a_run_that_weighs_latency_is_said_to_be_asked_at_its_least(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compare_runs(runs["one"], runs["hurried"], Setting(), out=tmp_path)
+    note = "hurried weighs latency too (weights up to 1): it is asked at latency weight 0"
+    assert note in " ".join(capsys.readouterr().out.split())
+    assert note in (tmp_path / "compare.html").read_text(encoding="utf-8")
+    (found,) = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))["notes"]
+    assert found.startswith(note)
+
+
 def test_a_budget_is_in_usd_per_1000_queries(
     runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,13 +138,28 @@ def test_without_a_folder_the_comparison_is_named_by_both(
     assert (tmp_path / "runs" / "compare-one-two" / "compare.json").exists()
 
 
+def write_facts(run: Path, folder: Path, changes: dict[str, object]) -> Path:
+    """Write what is read first of a run: the recipe of another one, changed, on another table."""
+    folder.mkdir()
+    recipe = yaml.safe_load((run / "recipe.resolved.yaml").read_text(encoding="utf-8"))
+    dumped = dump_config(parse_config(Recipe, recipe | changes, "recipe"))
+    (folder / "recipe.resolved.yaml").write_text(dumped, encoding="utf-8")
+    (folder / "run.json").write_text('{"table_digest": "another"}', encoding="utf-8")
+    return folder
+
+
 def test_what_cannot_be_compared_is_refused_in_one_line(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
     steps = tmp_path / "steps"
     steps.mkdir()
     (steps / "recipe.resolved.yaml").write_text("environment: step_budget\n", encoding="utf-8")
+    logged = write_facts(runs["one"], tmp_path / "logged", LOGGED)
+    cut = write_facts(runs["one"], tmp_path / "cut", {"split": HELD_OUT})
     cases = {
+        "into other splits": (runs["one"], cut, None, None),
+        "know other outcomes of table tiny": (runs["one"], logged, None, None),
+        r"--beside RUN shows two step_budget runs": (steps, steps, None, None),
         "different tables": (runs["one"], runs["other"], None, None),
         "the same run": (runs["one"], runs["one"] / ".." / "one", None, None),
         "no run lies here": (runs["one"], tmp_path / "absent", None, None),

@@ -33,6 +33,7 @@ from rlroute.types import RLRouteError
 
 SMALL = {
     "environment": "bandit_stream",
+    "tracking": {"wandb": False},
     "seeds": [0, 1],
     "stream": {"queries": 300},
     "encoder": {"kind": "tfidf", "dimension": 16, "min_documents": 1},

@@ -5,11 +5,13 @@ What it leaves out: the recipe around them (`rlroute.trainers.bandit_recipe`) an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from rlroute.config import StrictModel
+from rlroute.types import RLRouteError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(gt=0, le=1)]
@@ -159,3 +161,19 @@ AnyLearnerConfig = Annotated[
     | OnlinePPOConfig,
     Field(discriminator="kind"),
 ]
+
+
+def check_learners(learners: Sequence[AnyLearnerConfig], candidate_ids: Sequence[str]) -> None:
+    """Check that who is always asked is there.
+
+    Raises:
+        RLRouteError: a learner names an unknown candidate.
+    """
+    for learner in learners:
+        if not isinstance(learner, AlwaysConfig) or learner.candidate is None:
+            continue
+        if learner.candidate not in candidate_ids:
+            raise RLRouteError(
+                f"learners: no candidate '{learner.candidate}' "
+                f"(the table has: {', '.join(candidate_ids)})"
+            )

@@ -24,7 +24,7 @@ from rlroute.data.prepare import encode_texts
 from rlroute.data.routing_data import ProfileConfig, fit_clusters
 from rlroute.data.table import OutcomeTable, list_arrays
 from rlroute.seeding import derive_seed
-from rlroute.types import BoolArray, FloatArray, RLRouteError
+from rlroute.types import FloatArray, RLRouteError
 
 
 def fit_stream_encoder(table: OutcomeTable, config: EncoderConfig, seed: int) -> Encoder:
@@ -72,7 +72,7 @@ def prepare_stream(
     )
     return StreamData(
         table=table,
-        context_QF=reduce_contexts(features_QE, train_Q, dimension, seed),
+        context_QF=ContextReducer(features_QE[train_Q], dimension, seed).reduce(features_QE),
         features_QE=features_QE,
         centroids_CE=fit_clusters(features_QE[train_Q], ProfileConfig(clusters=clusters), seed),
         cost_reference_usd=measure_reference(table),
@@ -92,16 +92,24 @@ def measure_reference(table: OutcomeTable) -> float:
     return reference
 
 
-def reduce_contexts(
-    features_QE: FloatArray, train_Q: BoolArray, dimension: int, seed: int
-) -> Float64Array:
-    """Return the contexts [Q, at most dimension + 1] of all queries."""
-    from sklearn.decomposition import PCA
+class ContextReducer:
+    """From embeddings to short contexts: at most `dimension` components and a constant 1.
 
-    count = min(dimension, features_QE.shape[1], int(train_Q.sum()))
-    model = PCA(count, random_state=derive_seed(seed, "contexts"))
-    model.fit(features_QE[train_Q].astype(np.float64))
-    reduced_QF = model.transform(features_QE.astype(np.float64))
-    length = np.sqrt((reduced_QF[train_Q] ** 2).sum(axis=1).mean())
-    reduced_QF /= length if length > 0 else 1.0
-    return np.hstack([reduced_QF, np.ones((len(reduced_QF), 1))])
+    The components are fitted on the rows that are handed in; `features` is a context's length.
+    """
+
+    def __init__(self, train_QE: FloatArray, dimension: int, seed: int) -> None:
+        from sklearn.decomposition import PCA
+
+        train64_QE = train_QE.astype(np.float64)
+        count = min(dimension, *train_QE.shape[::-1])
+        self.model = PCA(count, random_state=derive_seed(seed, "contexts"))
+        self.model.fit(train64_QE)
+        self.features = count + 1
+        length = float(np.sqrt((self.model.transform(train64_QE) ** 2).sum(axis=1).mean()))
+        self.length = length if length > 0 else 1.0
+
+    def reduce(self, features_QE: FloatArray) -> Float64Array:
+        """Return the contexts [Q, features] of embeddings."""
+        reduced_QF = self.model.transform(features_QE.astype(np.float64)) / self.length
+        return np.hstack([reduced_QF, np.ones((len(reduced_QF), 1))])

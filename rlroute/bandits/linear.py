@@ -122,7 +122,9 @@ class LinearEpsilonGreedy(Exploring):
 
     def __init__(self, config: LinearEpsilonGreedyConfig, features: int, candidates: int) -> None:
         exploration = Exploration(candidates, config.start, config.floor, config.decay)
-        super().__init__(LinearBandit(features, candidates, config.ridge), exploration)
+        greedy = LinearBandit(features, candidates, config.ridge)
+        super().__init__(greedy, exploration)
+        self.arms = greedy.arms
 
 
 class LinearThompson(LinearBandit):

@@ -116,12 +116,6 @@ def write_readme(
     """Write the table's README in Markdown."""
     summary = summarise_table(table)
     splits = ", ".join(f"{count} {split}" for split, count in summary.split_counts.items())
-    models = "\n".join(
-        f"- {name}: {', '.join(source.packages) or source.folder}, "
-        f"{source.parameters / 1e6:.1f} million parameters, run as {source.dtype} on a CPU. "
-        f"{source.licence}"
-        for name, source in recipe.models.items()
-    )
     text = f"""# {recipe.name}
 
 {len(table.queries)} procedural tasks of {len(summary.task_counts)} reasoning-gym generators, each
@@ -161,7 +155,7 @@ On {summary.share_unsolved:.1%} of the queries every candidate scores 0.
 
 ## Licences
 - Tasks and scorers: reasoning-gym, Apache-2.0.
-{models}
+{describe_models(recipe)}
 - The table itself: Apache-2.0, as rlroute. It carries grades of answers, not the answers.
 
 ## Limits
@@ -171,6 +165,16 @@ charged. An answer is the first line without a closing full stop; it is cut afte
 in `models.csv`.
 """
     write_atomic(path, text)
+
+
+def describe_models(recipe: CollectRecipe) -> str:
+    """Say which local models were asked, how large they are, how they ran and their licences."""
+    return "\n".join(
+        f"- {name}: {', '.join(source.packages) or source.folder}, "
+        f"{source.parameters / 1e6:.1f} million parameters, run as {source.dtype} on a CPU. "
+        f"{source.licence}"
+        for name, source in recipe.models.items()
+    )
 
 
 def describe_failures(failures: Failures) -> str:

@@ -316,6 +316,6 @@ def check_profiles(candidates: Sequence[Candidate], scale: FeatureScale, source:
         timed = candidate.profile.latency_seconds_C is not None
         if scale.latency_reference_seconds is not None and not timed:
             raise RLRouteError(
-                f"{source}: candidate '{candidate.id}' has no measured latency, and this policy "
-                "weighs latency"
+                f"{source}: the profile of candidate '{candidate.id}' has no latency per query "
+                "cluster, and this policy weighs latency"
             )

@@ -11,7 +11,7 @@ where s is the variance of a call, t how far candidates lie from what their desc
 their means, b the same of a cluster's deviation from the mean; t and b are the errors of ridge
 regressions on the known candidates, each predicted from the others (t is never taken for 0). Costs
 move in the same way, as ratios to what the mean tokens of the known candidates would cost at the
-new one's prices.
+new one's prices; where latency counts so do latencies, as ratios to the mean of the known ones.
 
 With `factors` (`rlroute.data.route_profiles`) the clusters are first filled in by what goes
 together in the known candidates, so that calls on one cluster tell of others too.
@@ -24,7 +24,6 @@ How to use: `estimate_profile(candidate, fit_prior(known), calls)`.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -34,12 +33,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rlroute.data.repricing import price_calls
+from rlroute.data.ridge import Ridge, fit_ridge
 from rlroute.data.route_profiles import Factors, train_factors
-from rlroute.data.routing_data import (
-    MINIMUM_PRICE,
-    average_by_cluster,
-    get_profile,
-)
+from rlroute.data.routing_data import MINIMUM_PRICE, get_profile
+from rlroute.data.shrinkage import compute_trust, measure_spread, move_amounts, shrink_clusters
 from rlroute.types import (
     Candidate,
     FloatArray,
@@ -50,12 +47,9 @@ from rlroute.types import (
 )
 
 Float64Array = npt.NDArray[np.float64]
-PENALTIES = (1.0, 10.0, 100.0, np.inf)  # infinite: everybody is expected to be as the average
-# A newcomer may always be off what few known candidates let one expect: by 0.05 of mean score, by a
-# tenth of mean cost (standard deviations), however well the known ones fit.
+# A newcomer may always be off what few known candidates let one expect: by 0.05 of mean score
+# (standard deviation), however well the known ones fit.
 LEAST_MEAN_VARIANCE = 0.05**2
-LEAST_COST_VARIANCE = 0.1**2
-SINGLE_CALL_VARIANCE = 1.0  # of one call's cost ratio, where no second call tells
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,49 +76,13 @@ class ProfileCalls:
 
 
 @dataclass(frozen=True, eq=False)
-class Ridge:
-    """A ridge regression on few rows [K, E] -> [K, T], its penalty chosen by leaving one out.
+class LatencyPrior:
+    """Mean latencies of the known candidates in seconds, and the variances of ratios to them."""
 
-    `error_T` is the mean squared error of each row predicted from the others.
-    """
-
-    center_E: Float64Array
-    scale_E: Float64Array
-    mean_T: Float64Array
-    weight_ET: Float64Array
-    error_T: Float64Array
-
-    def predict(self, descriptor_E: npt.ArrayLike) -> Float64Array:
-        """Return what a description [E] is expected to go with [T]; rows of them give rows."""
-        scaled_E = (np.asarray(descriptor_E, np.float64) - self.center_E) / self.scale_E
-        return np.asarray(self.mean_T + scaled_E @ self.weight_ET)
-
-
-def solve_ridge(input_KE: Float64Array, target_KT: Float64Array, penalty: float) -> Ridge:
-    """Fit with one penalty on standardised columns; an infinite one keeps the means alone."""
-    center_E, spread_E = input_KE.mean(axis=0), input_KE.std(axis=0)
-    scale_E = np.where(spread_E > 1e-9, spread_E, np.inf)  # a constant column says nothing
-    scaled_KE, mean_T = (input_KE - center_E) / scale_E, target_KT.mean(axis=0)
-    weight_ET = np.zeros((input_KE.shape[1], target_KT.shape[1]))
-    if np.isfinite(penalty):
-        gram_KK = scaled_KE @ scaled_KE.T + penalty * np.eye(len(input_KE))
-        weight_ET = scaled_KE.T @ np.linalg.solve(gram_KK, target_KT - mean_T)
-    return Ridge(center_E, scale_E, mean_T, weight_ET, np.full(len(mean_T), np.nan))
-
-
-def fit_ridge(input_KE: Float64Array, target_KT: Float64Array) -> Ridge:
-    """Fit with the penalty that predicts each row best from the others, ties to the largest."""
-    errors = []
-    for penalty in PENALTIES:
-        missed_KT = np.empty_like(target_KT)
-        for k in range(len(input_KE)):
-            others = np.arange(len(input_KE)) != k
-            fitted = solve_ridge(input_KE[others], target_KT[others], penalty)
-            missed_KT[k] = target_KT[k] - fitted.predict(input_KE[k])
-        errors.append((missed_KT**2).mean(axis=0))
-    best = min(reversed(range(len(PENALTIES))), key=lambda place: float(errors[place].sum()))
-    fitted = solve_ridge(input_KE, target_KT, PENALTIES[best])
-    return dataclasses.replace(fitted, error_T=errors[best])
+    mean_seconds: float
+    seconds_C: Float64Array
+    mean_variance: float
+    cluster_variance: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +91,8 @@ class ProfilePrior:
 
     `mean` predicts a mean score from a description, `clusters` the deviations from it per cluster
     from the description and the mean score. Variances are of one call, and of candidates around
-    what is expected of them; `cost_` ones are of ratios. `tokens` is None where none were counted.
+    what is expected of them; `cost_` ones are of ratios. `tokens` is None where none were counted,
+    `latency` where not all were timed per cluster.
     """
 
     families: tuple[str, ...]
@@ -146,6 +105,7 @@ class ProfilePrior:
     cost_cluster_variance: float
     tokens: TokenProfile | None
     factors: Factors | None = None
+    latency: LatencyPrior | None = None
 
 
 def fit_prior(
@@ -206,6 +166,7 @@ def fit_prior(
         cost_cluster_variance=spread[1],
         tokens=tokens,
         factors=factors,
+        latency=expect_latency(profiles),
     )
 
 
@@ -251,20 +212,28 @@ def measure_cost_spread(
     known: Sequence[Candidate], profiles: Sequence[Profile], tokens: TokenProfile | None
 ) -> tuple[float, float]:
     """Return the variances, around 1, of mean cost over expected cost, and of it by cluster."""
-    ratios, deviations = [], []
+    rows = []
     for one, profile in zip(known, profiles, strict=True):
         if tokens is None:
             continue
         mean = float(price_calls(one.prices, tokens.mean_prompt, tokens.mean_completion))
-        if mean <= 0 or profile.mean_cost_usd <= 0:
-            continue
         expected_C = price_calls(one.prices, tokens.prompt_C, tokens.completion_C)
-        ratio = profile.mean_cost_usd / mean
-        ratios.append((ratio - 1) ** 2)
-        deviations.append(((profile.cost_usd_C / expected_C / ratio - 1) ** 2).mean())
-    if not ratios:
-        return 1.0, 1.0
-    return float(np.mean(ratios)), float(np.mean(deviations))
+        rows.append((profile.mean_cost_usd, profile.cost_usd_C, mean, expected_C))
+    return measure_spread(rows)
+
+
+def expect_latency(profiles: Sequence[Profile]) -> LatencyPrior | None:
+    """Return what the known candidates say of a new one's latency; None unless all were timed."""
+    timed = [one for one in profiles if one.latency_seconds_C is not None]
+    seconds_K = [one.latency_seconds for one in timed if one.latency_seconds is not None]
+    if len(seconds_K) < len(profiles):
+        return None
+    seconds_KC = np.array([one.latency_seconds_C for one in timed], dtype=np.float64)
+    mean, expected_C = float(np.mean(seconds_K)), seconds_KC.mean(axis=0)
+    rows = [
+        (one, own_C, mean, expected_C) for one, own_C in zip(seconds_K, seconds_KC, strict=True)
+    ]
+    return LatencyPrior(mean, expected_C, *measure_spread(rows))
 
 
 # --- From calls to a profile ----------------------------------------------------------------------
@@ -279,7 +248,8 @@ def estimate_profile(
     """Return the profile that description and calls give a candidate; None or no calls: the prior.
 
     Raises:
-        RLRouteError: no call, and no tokens of known candidates to foresee costs from.
+        RLRouteError: no call, and no tokens of known candidates to foresee costs from; or an
+            untimed call, and all known candidates were timed.
     """
     extra_E = np.asarray(extra_E, np.float64)
     if len(extra_E) != prior.extra_columns:
@@ -288,9 +258,7 @@ def estimate_profile(
     calls = calls if calls is not None and len(calls) else None
     mean_score, score_C = estimate_scores(described_E, prior, calls)
     mean_cost, cost_C = estimate_costs(candidate, prior, calls)
-    latency_seconds = None
-    if calls is not None and np.isfinite(calls.latency_seconds_N).any():
-        latency_seconds = float(np.nanmean(calls.latency_seconds_N))
+    latency_seconds, latency_seconds_C = estimate_latency(candidate, prior, calls)
     return Profile(
         mean_score=mean_score,
         mean_cost_usd=mean_cost,
@@ -298,6 +266,7 @@ def estimate_profile(
         cost_usd_C=cost_C.astype(np.float32),
         latency_seconds=latency_seconds,
         tokens=estimate_tokens(prior.tokens, calls),
+        latency_seconds_C=latency_seconds_C,
     )
 
 
@@ -353,39 +322,37 @@ def estimate_costs(
                 "what it costs cannot be foreseen; give the results of some calls"
             )
         return mean, expected_C
-    if not (expected_C > 0).all():  # free, or priced by something else than tokens
-        paid_C = average_by_cluster(calls.cost_usd_N, calls.cluster_N, clusters)
-        return float(calls.cost_usd_N.mean(dtype=np.float64)), paid_C.astype(np.float64)
-    ratio_N = calls.cost_usd_N / expected_C[calls.cluster_N]
-    variance = float(ratio_N.var(ddof=1)) if len(calls) > 1 else SINGLE_CALL_VARIANCE
-    trust = compute_trust(len(calls), variance, max(prior.cost_mean_variance, LEAST_COST_VARIANCE))
-    ratio = 1 + trust * float(ratio_N.mean() - 1)
-    between = prior.cost_cluster_variance * ratio**2
-    kept_C = shrink_clusters(ratio_N - ratio, calls.cluster_N, clusters, variance, between)
-    cost_C = expected_C * np.maximum(ratio + kept_C, 0)
-    return mean * ratio, cost_C
+    spread = (prior.cost_mean_variance, prior.cost_cluster_variance)
+    return move_amounts(calls.cost_usd_N, calls.cluster_N, mean, expected_C, spread)
 
 
-def compute_trust(calls: int, call_variance: float, variance: float) -> float:
-    """Return the weight of an average of n calls against what was expected: t / (t + s / n)."""
-    if variance <= 0:
-        return 0.0 if call_variance > 0 else 1.0
-    return variance / (variance + call_variance / calls)
+def estimate_latency(
+    candidate: Candidate, prior: ProfilePrior, calls: ProfileCalls | None
+) -> tuple[float | None, FloatArray | None]:
+    """Return mean latency and latency per cluster [C], in seconds; None where they are unknown.
 
+    Per cluster only where all known candidates were timed so.
 
-def shrink_clusters(
-    residual_N: Float64Array,
-    cluster_N: IntArray,
-    clusters: int,
-    call_variance: float,
-    variance: float,
-) -> Float64Array:
-    """Return the kept part of the average residual per cluster [C]: n_c / (n_c + s / b) of it."""
-    count_C = np.bincount(cluster_N, minlength=clusters)
-    total_C = np.bincount(cluster_N, weights=residual_N, minlength=clusters)
-    average_C = total_C / np.maximum(count_C, 1)
-    kept_C = [compute_trust(n, call_variance, variance) if n else 0.0 for n in count_C.tolist()]
-    return np.asarray(kept_C * average_C)
+    Raises:
+        RLRouteError: they were, and a call was not timed.
+    """
+    known = prior.latency
+    if known is None:
+        if calls is None or not np.isfinite(calls.latency_seconds_N).any():
+            return None, None
+        return float(np.nanmean(calls.latency_seconds_N)), None
+    if calls is None:
+        return known.mean_seconds, known.seconds_C.astype(np.float32)
+    if not np.isfinite(calls.latency_seconds_N).all():
+        raise RLRouteError(
+            f"candidate '{candidate.id}': a result has no latency_seconds, and this policy weighs "
+            "latency; measure it"
+        )
+    spread = (known.mean_variance, known.cluster_variance)
+    mean, seconds_C = move_amounts(
+        calls.latency_seconds_N, calls.cluster_N, known.mean_seconds, known.seconds_C, spread
+    )
+    return mean, seconds_C.astype(np.float32)
 
 
 def estimate_tokens(

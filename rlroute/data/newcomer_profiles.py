@@ -139,7 +139,8 @@ def profile_from_results(
     outcomes of the known ones, for texts.
 
     Raises:
-        RLRouteError: no outcome of it in the train split, or too little is known of the others.
+        RLRouteError: no outcome of it in the train split, none with a latency where the known ones
+            have latencies per cluster, or too little is known of the others.
     """
     known = [one for one in known if one.members is None and not one.unseen]
     calls, quoted = None, list[str]()
@@ -150,7 +151,17 @@ def profile_from_results(
                 "on nothing else"
             )
         own = results.select_split("train")
-        held_N = np.flatnonzero(own.present_QK[:, find_column(own, candidate.id)])
+        column = find_column(own, candidate.id)
+        held_Q = own.present_QK[:, column]
+        if all(get_profile(one).latency_seconds_C is not None for one in known):
+            # where latency counts an untimed call is a hole, as in training
+            held_Q = held_Q & np.isfinite(own.latency_seconds_QK[:, column])
+            if not held_Q.any():
+                raise RLRouteError(
+                    f"table '{results.name}': no train result of candidate '{candidate.id}' has "
+                    "latency_seconds, and this policy weighs latency"
+                )
+        held_N = np.flatnonzero(held_Q)
         asked = own.select_queries(held_N)
         cluster_N = assign_clusters(encode(list(asked.texts)), centroids_CF)
         calls = gather_calls(asked, cluster_N, candidate.id, np.arange(len(held_N)))

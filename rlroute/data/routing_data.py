@@ -322,7 +322,9 @@ def build_candidate_features(candidates: Sequence[Candidate], scale: FeatureScal
         parts = [np.array(leading), standardised, profile.score_C, cost_C]
         if scale.latency_reference_seconds is not None:
             if profile.latency_seconds_C is None:
-                raise RLRouteError(f"candidate '{candidate.id}' has no measured latency")
+                raise RLRouteError(
+                    f"the profile of candidate '{candidate.id}' has no latency per query cluster"
+                )
             parts.insert(2, profile.latency_seconds_C / scale.latency_reference_seconds)
         rows.append(np.concatenate(parts))
     return np.stack(rows).astype(np.float32)

@@ -38,6 +38,7 @@ from rlroute.bandits.comparators import (
 from rlroute.bandits.config import DiesConfig, JoinsConfig
 from rlroute.bandits.play import Picks
 from rlroute.bandits.stream import Stream
+from rlroute.evaluation.metrics import compute_cumulative_regret
 from rlroute.evaluation.results import make_plain
 from rlroute.evaluation.sweep_report import Spread, make_spread
 from rlroute.types import IntArray
@@ -185,7 +186,9 @@ def measure_ways(
     first = ways[0].stream
     regret = {
         one.name: [
-            (find_comparator(found[way.stream.seed], one.name).utility_T - way.utility_T).cumsum()
+            compute_cumulative_regret(
+                find_comparator(found[way.stream.seed], one.name).utility_T - way.utility_T
+            )
             for way in ways
         ]
         for one in found[first.seed]
@@ -310,7 +313,7 @@ def list_metrics(run: LearnerRun, window: int) -> list[dict[str, Any]]:
     stream, action_T = run.stream, run.picks.action_T
     utility_T = stream.compute_utility(action_T)
     failed_T = stream.find_failures(action_T)
-    regret_T = (stream.best_T - utility_T).cumsum()
+    regret_T = compute_cumulative_regret(stream.best_T - utility_T)
     rows = []
     for start in range(0, stream.length, window):
         part = slice(start, min(start + window, stream.length))

@@ -1,12 +1,13 @@
 """What a router's answers cost in money, tokens and time: per solved query, by percentile.
 
 What it is: cost of a solved query (cost-of-pass), token efficiency (TEP of EllieSQL), percentiles
-of latency under a policy's picks, the effective number of candidates; and `measure_efficiency`,
+of latency under a policy's picks, with the router's own time counted where it was measured, the
+effective number of candidates; and `measure_efficiency`,
 which puts them together for one setting of a policy. A latency or a token count that the table does
 not know stays unknown: it is left out of a percentile, with the known share beside it, and makes a
 mean of tokens None. It is never 0.
 
-What it leaves out: the time of the routing decision itself, and of encoding the query.
+What it leaves out: measuring the router's own time (`rlroute.table_runs`).
 
 How to use: `measure_efficiency(test, probability_QK, cost_Q, yardstick)`.
 Sources: cost-of-pass, A2FM (arXiv 2510.12838); TEP, EllieSQL (arXiv 2503.22402).
@@ -23,7 +24,7 @@ from rlroute.evaluation import metrics
 from rlroute.evaluation.frontier import Float64Array
 from rlroute.evaluation.results import Efficiency, Latency
 from rlroute.evaluation.router_arena import compute_arena_score, compute_optimality
-from rlroute.evaluation.sampling import Yardstick, compute_cost_ratio, estimate, list_arrays
+from rlroute.evaluation.sampling import Yardstick, estimate, list_arrays
 
 if TYPE_CHECKING:
     from rlroute.data.routing_data import RoutingData
@@ -57,25 +58,33 @@ def compute_token_efficiency(
     return gain / ((tokens - base_tokens) / base_tokens)
 
 
-def compute_latency(seconds_QK: npt.ArrayLike, probability_QK: npt.ArrayLike) -> Latency:
-    """Return percentiles of the picked candidates' latency in seconds, over what is known.
+def compute_latency(
+    seconds_QK: npt.ArrayLike,
+    probability_QK: npt.ArrayLike,
+    router_seconds: float | None = None,
+) -> Latency:
+    """Return percentiles of what a query waits in seconds, over what is known.
 
-    A cell counts with its probability. Percentiles are observed values, without interpolation;
-    they are None where no picked cell has a known latency.
+    That is the picked candidate's latency plus `router_seconds`, the time to encode and decide one
+    query, if it was measured. A cell counts with its probability. Percentiles are observed values,
+    without interpolation; they are None where no picked cell has a known latency.
     """
     seconds_QK = np.asarray(seconds_QK, np.float64)
     probability_QK = np.asarray(probability_QK, np.float64)
     known_QK = np.isfinite(seconds_QK) & (probability_QK > 0)
     share = float(probability_QK[known_QK].sum() / probability_QK.sum())
     if not known_QK.any():
-        return Latency(0.0, None, None, None)
+        return Latency(0.0, None, None, None, router_seconds)
     found = np.quantile(
         seconds_QK[known_QK],
         LATENCY_PERCENTILES,
         weights=probability_QK[known_QK],
         method="inverted_cdf",
     )
-    return Latency(share, *map(float, found))
+    # the router's time is the same for every query, so it moves every percentile by itself
+    waited = found + (router_seconds or 0.0)
+    p50, p95, p99 = map(float, waited)
+    return Latency(share, p50, p95, p99, router_seconds)
 
 
 def average_tokens(data: RoutingData, probability_QK: npt.ArrayLike) -> float | None:
@@ -99,11 +108,12 @@ def measure_efficiency(
     probability_QK: npt.ArrayLike,
     cost_Q: npt.ArrayLike,
     yardstick: Yardstick,
+    router_seconds: float | None = None,
 ) -> Efficiency:
     """Return what one setting of a policy costs in money, tokens and time on a split.
 
-    `cost_Q` is what each query costs in USD, paid probes included; tokens, latency and optimality
-    are those of the picks alone.
+    `cost_Q` is what each query costs in USD, paid probes included; tokens and optimality are those
+    of the picks alone; latency is theirs plus `router_seconds`, if that was measured.
     `yardstick` holds the samples of the intervals and names the cheapest single candidate, which
     is the base of the token efficiency.
     """
@@ -122,11 +132,13 @@ def measure_efficiency(
         cost_per_solved_usd=estimate(compute_cost_per_solved(cost_S, quality_S)),
         # as a ratio of products, which stays finite where one side solves nothing
         cost_per_solved_ratio=estimate(
-            compute_cost_ratio(cost_S * yardstick.best_quality, quality_S * yardstick.best_cost)
+            metrics.compute_cost_ratio(
+                cost_S * yardstick.best_quality, quality_S * yardstick.best_cost
+            )
         ),
         tokens=tokens,
         token_efficiency=token_efficiency,
-        latency=compute_latency(data.table.latency_seconds_QK, probability_QK),
+        latency=compute_latency(data.table.latency_seconds_QK, probability_QK, router_seconds),
         effective_candidates=compute_effective_candidates(
             metrics.compute_selection_shares(probability_QK)
         ),

@@ -43,7 +43,6 @@ from rlroute.evaluation.sampling import (
     Sweep,
     Yardstick,
     check_cost_weights,
-    compute_cost_ratio,
     estimate,
     list_arrays,
     list_singles,
@@ -73,6 +72,7 @@ class Comparison:
     weight_L: Float64Array
     yardstick: Yardstick
     zero_sample: FrontierSample
+    router_seconds: float | None
     references: tuple[ReferencePoint, ...]
 
 
@@ -85,12 +85,14 @@ def evaluate_policies(
     val: RoutingData | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
+    router_seconds: float | None = None,
 ) -> EvaluationResult:
     """Compare policies on `test`; the first one is the subject of the report.
 
     `cost_weights` is quality given up per unit of normalised cost. `train` names the best and the
     cheapest single candidate. With `val`, operating points under a cap get cost weights chosen
-    there. `bootstrap` is the number of resamples behind every interval.
+    there. `bootstrap` is the number of resamples behind every interval. `router_seconds`, what the
+    first policy takes to encode and decide one query, counts in its latencies; None: not measured.
 
     Raises:
         RLRouteError: no policy, a bad cost weight, or splits with different candidates.
@@ -102,7 +104,9 @@ def evaluate_policies(
     yardstick = make_yardstick(train, test, bootstrap, seed)
     zero_sample = sample_frontier(yardstick.cost_usd_SK, yardstick.quality_SK, yardstick)
     references = list_references(test)
-    comparison = Comparison(train, val, test, weight_L, yardstick, zero_sample, references)
+    comparison = Comparison(
+        train, val, test, weight_L, yardstick, zero_sample, router_seconds, references
+    )
     sweeps = [sweep_policy(policy, test, weight_L) for policy in policies]
     samples = [sample_sweep(sweep, yardstick) for sweep in sweeps]
     results = tuple(
@@ -244,7 +248,9 @@ def make_policy_result(
             points[0].quality.value, best_quality, comparison.references[0].quality
         ),
         regrets=tuple(estimate(row_S) for row_S in sweep.regret_LQ @ yardstick.weight_SQ.T),
-        operating_points=make_operating_points(policy, comparison),
+        operating_points=make_operating_points(
+            policy, comparison, comparison.router_seconds if is_subject else None
+        ),
         two_model=compute_two_model_metrics(sweep, yardstick),
     )
 
@@ -257,22 +263,20 @@ def make_frontier(
 ) -> FrontierResult:
     """Return the hull of N points of the split with the estimates of its sample."""
     hull_cost_H, hull_quality_H = compute_hull(cost_N, quality_N)
-    yardstick = comparison.yardstick
-    neutral_S = sample.cost_at_best_quality_S
     return FrontierResult(
         cost_usd=tuple(hull_cost_H.tolist()),
         quality=tuple(hull_quality_H.tolist()),
         aiq=estimate(sample.aiq_S),
         aiq_gain=estimate(sample.aiq_S - comparison.zero_sample.aiq_S),
         quality_at_best_single_cost=estimate(sample.quality_at_best_cost_S),
-        quality_neutral_cost=estimate(compute_cost_ratio(neutral_S, yardstick.cost_usd_SK.max(1))),
-        cost_saved=estimate(1 - compute_cost_ratio(neutral_S, yardstick.best_cost)),
+        quality_neutral_cost=estimate(sample.quality_neutral_cost_S),
+        cost_saved=estimate(sample.cost_saved_S),
         peak_quality=metrics.compute_peak(hull_quality_H),
     )
 
 
 def make_operating_points(
-    policy: RoutingPolicy, comparison: Comparison
+    policy: RoutingPolicy, comparison: Comparison, router_seconds: float | None
 ) -> tuple[OperatingPoint, ...]:
     """Return the settings to report: quality first, and the best on validation under each cap."""
     weight_L, val = comparison.weight_L.tolist(), comparison.val
@@ -283,7 +287,7 @@ def make_operating_points(
             budget = part * best_cost
             chosen.append((label, budget, choose_cost_weight(policy, val, weight_L, budget)))
     return tuple(
-        measure_operating_point(policy, label, budget, weight, comparison)
+        measure_operating_point(policy, label, budget, weight, comparison, router_seconds)
         for label, budget, weight in chosen
         if weight is not None
     )
@@ -295,6 +299,7 @@ def measure_operating_point(
     budget_usd: float | None,
     cost_weight: float,
     comparison: Comparison,
+    router_seconds: float | None,
 ) -> OperatingPoint:
     """Measure a policy at one cost weight on the evaluated split, task by task."""
     test, yardstick = comparison.test, comparison.yardstick
@@ -311,7 +316,7 @@ def measure_operating_point(
         quality=estimate(quality_S),
         cost_usd=estimate(cost_S),
         quality_gain=estimate(quality_S - yardstick.best_quality),
-        cost_ratio=estimate(compute_cost_ratio(cost_S, yardstick.best_cost)),
+        cost_ratio=estimate(metrics.compute_cost_ratio(cost_S, yardstick.best_cost)),
         share_K=tuple(share_K.tolist()),
         entropy=metrics.compute_selection_entropy(share_K),
         share_by_task={
@@ -320,7 +325,7 @@ def measure_operating_point(
             )
             for task in np.unique(task_Q)
         },
-        efficiency=measure_efficiency(test, probability_QK, cost_Q, yardstick),
+        efficiency=measure_efficiency(test, probability_QK, cost_Q, yardstick, router_seconds),
     )
 
 

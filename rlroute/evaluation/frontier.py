@@ -101,7 +101,7 @@ def average_hull(hull: Hull, cost_min: float, cost_max: float) -> float:
 def compute_aiq_released_code(
     cost_N: npt.ArrayLike, quality_N: npt.ArrayLike, cost_max: float
 ) -> float:
-    """Return AIQ as RouterBench's released code has it, to compare with numbers printed by it.
+    """Return AIQ as RouterBench's released code has it: for comparison with numbers printed by it.
 
     The area below the hull starts at the router's own first point and is divided by `cost_max`
     alone, which must be above 0.

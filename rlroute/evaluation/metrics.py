@@ -170,14 +170,18 @@ def compute_gap_closed(quality: float, best_single: float, oracle: float) -> flo
 
 
 def compute_gap_to_oracle(quality: float, oracle: float) -> float:
-    """Return Gap@O: the oracle's mean quality minus the router's."""
+    """Return Gap@O: the oracle's mean quality minus the router's.
+
+    For comparison with publications that state it; reports print `compute_gap_closed`.
+    """
     return oracle - quality
 
 
 def compute_relative_gain(quality: float, reference: float) -> float | None:
     """Return the relative gain over a reference (Gain@B: best single, Gain@R: random).
 
-    None where the reference has quality 0.
+    None where the reference has quality 0. For comparison with publications that state it; reports
+    print differences with their intervals.
     """
     return (quality - reference) / reference if reference else None
 
@@ -209,7 +213,8 @@ def compute_regret(
 
 def compute_cumulative_regret(regret_Q: npt.ArrayLike) -> Float64Array:
     """Return the regret of an online learner summed up to and including each query, in order."""
-    return np.cumsum(np.asarray(regret_Q, np.float64))
+    sum_Q: Float64Array = np.cumsum(np.asarray(regret_Q, np.float64))
+    return sum_Q
 
 
 # --- 5. Two-model metrics (RouteLLM) --------------------------------------------------------------
@@ -267,19 +272,29 @@ def compute_audc(
     """Return the area under the raw deferral curve from `cost_min` to `cost_max`, over its length.
 
     The curve joins the points in order of cost as they are; with the hull instead it would be AIQ.
+    For comparison with publications that state it; reports print AIQ.
     """
     return compute_area(*sort_curve(cost_N, quality_N), cost_min, cost_max) / (cost_max - cost_min)
 
 
+def compute_cost_ratio(cost_S: npt.ArrayLike, reference_S: npt.ArrayLike) -> Float64Array:
+    """Return cost over a reference: 1 where both are 0, infinite where only the reference is."""
+    cost_S, reference_S = np.asarray(cost_S, np.float64), np.asarray(reference_S, np.float64)
+    free_S = np.where(cost_S > 0, np.inf, 1.0)
+    ratio_S: Float64Array = np.divide(cost_S, reference_S, out=free_S, where=reference_S > 0)
+    return ratio_S
+
+
 def compute_quality_neutral_cost(
     hull: Hull, best_single_quality: float, cost_reference: float
-) -> float | None:
+) -> float:
     """Return QNC: the least cost on the hull with quality >= the best single's, over the reference.
 
-    The reference is the dearest candidate's mean cost. None where the quality is never reached.
+    The reference is the dearest candidate's mean cost. Infinite where the quality is never reached:
+    no spending is enough.
     """
     cost = compute_cost_at(hull, best_single_quality)
-    return None if cost is None else cost / cost_reference
+    return np.inf if cost is None else float(compute_cost_ratio(cost, cost_reference))
 
 
 def compute_cost_saved(hull: Hull, best_single_quality: float, best_single_cost: float) -> float:
@@ -287,8 +302,7 @@ def compute_cost_saved(hull: Hull, best_single_quality: float, best_single_cost:
 
     Minus infinity where the router never reaches that quality: no spending is enough.
     """
-    cost = compute_cost_at(hull, best_single_quality)
-    return -np.inf if cost is None else 1 - cost / best_single_cost
+    return 1 - compute_quality_neutral_cost(hull, best_single_quality, best_single_cost)
 
 
 def compute_peak(quality_N: npt.ArrayLike) -> float:

@@ -44,13 +44,17 @@ CANDIDATES_SHOWN = 40
 
 @dataclass(frozen=True)
 class RouterSeconds:
-    """How long a router takes for one query, in seconds, over so many queries."""
+    """How long a router takes for one query, in seconds, over so many queries.
+
+    `total_p50` is the median of encoding and deciding together, which counts in latencies.
+    """
 
     queries: int
     encode_p50: float
     encode_p95: float
     decide_p50: float
     decide_p95: float
+    total_p50: float
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,9 @@ class ReportContext:
 
     `split_queries` maps split to number of queries, `history` holds the rows of metrics.jsonl (each
     with `step`), `recipe_yaml` is the resolved recipe with secrets redacted, `versions` maps
-    library to version, `wall_seconds` is the time of the training. `decisions`, `router_seconds`
-    `unseen` and `preferences` are left out of the page where they are None.
+    library to version, `wall_seconds` is the time of the training. `decisions`, `router_seconds`,
+    `unseen` and `preferences` are left out of the page where they are None; `encoding_is_paid` says
+    that the router's time was not measured because every encoding is a paid call.
     """
 
     run_name: str
@@ -76,6 +81,7 @@ class ReportContext:
     wall_seconds: float
     decisions: DecisionReport | None = None
     router_seconds: RouterSeconds | None = None
+    encoding_is_paid: bool = False
     unseen: UnseenReport | None = None
     preferences: PreferenceReport | None = None
 
@@ -160,6 +166,7 @@ def make_page_environment() -> Any:
         judge=comparison.judge,
         saved=format_saved,
         known=format_known,
+        seconds=format_seconds,
     )
     return environment
 
@@ -183,6 +190,13 @@ def format_saved(part: float) -> str:
 def format_known(value: float | None, digits: int = 3) -> str:
     """Return a number, or a dash for what is not known or not defined."""
     return "\N{EN DASH}" if value is None else comparison.format_number(value, digits)
+
+
+def format_seconds(value: float | None) -> str:
+    """Return seconds, or a dash for what is not known; what is short is not shown as nothing."""
+    if value is not None and 0 < value < 0.0005:
+        return "<0.001"
+    return format_known(value)
 
 
 def format_milliseconds(seconds: float) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from rlroute.evaluation.intervals import Estimate
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: latencies of the subject count the router's own time
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,18 @@ class Point:
 
 @dataclass(frozen=True)
 class Latency:
-    """Percentiles in seconds of the picked candidates' latency, over the share that is known.
+    """Percentiles in seconds of what a query waits, over the share of picks with a known latency.
 
-    None where none is known. The router's own time is not in it.
+    Each is the picked candidate's latency plus `router_seconds`, the router's own time to encode
+    and decide one query, which is None where it was not measured and then not counted. The
+    percentiles are None where no picked candidate's latency is known.
     """
 
     known_share: float
     p50_seconds: float | None
     p95_seconds: float | None
     p99_seconds: float | None
+    router_seconds: float | None = None
 
 
 @dataclass(frozen=True)

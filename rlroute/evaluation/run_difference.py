@@ -14,16 +14,23 @@ How to use: `compare_contenders(first, second, Setting(cost_weight=0.1))`.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from rlroute.evaluation import metrics
-from rlroute.evaluation.evaluate import check_same_candidates, choose_cost_weight
+from rlroute.evaluation.contenders import (
+    Contender,
+    Setting,
+    align_contenders,
+    find_common_weights,
+    list_notes,
+    make_common_yardstick,
+)
+from rlroute.evaluation.evaluate import choose_cost_weight
 from rlroute.evaluation.frontier import Float64Array
 from rlroute.evaluation.run_difference_results import (
     Frontier,
@@ -36,11 +43,9 @@ from rlroute.evaluation.run_difference_results import (
     WeightDifference,
 )
 from rlroute.evaluation.sampling import (
-    RoutingPolicy,
     Yardstick,
     check_cost_weights,
     estimate,
-    make_yardstick,
     measure_cost,
     sample_sweep,
     sweep_policy,
@@ -53,32 +58,12 @@ from rlroute.evaluation.tests_of_difference import (
     count_queries_needed,
     is_binary,
 )
-from rlroute.types import IntArray, RLRouteError, SplitName
+from rlroute.types import RLRouteError
 
 if TYPE_CHECKING:
     from rlroute.data.routing_data import RoutingData
 
-
-@dataclass(frozen=True)
-class Contender:
-    """A policy with the splits as it sees them, and the cost weights it was made for."""
-
-    name: str
-    policy: RoutingPolicy
-    splits: Mapping[SplitName, RoutingData]
-    cost_weights: Sequence[float]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Where two policies are compared query by query.
-
-    At one cost weight; or with `budget_usd` (mean USD per query) each at the weight of its best
-    quality on its own validation split within the budget. Neither: the least common cost weight.
-    """
-
-    cost_weight: float | None = None
-    budget_usd: float | None = None
+PickArray = npt.NDArray[np.str_]
 
 
 def compare_contenders(
@@ -92,13 +77,13 @@ def compare_contenders(
     """Compare two policies on the test split; `first` says which single candidates are best.
 
     Raises:
-        RLRouteError: they were not measured on the same queries and candidates, have no cost
-            weight in common, or the setting is out of their range.
+        RLRouteError: they were not measured on the same queries and outcomes, have no cost weight
+            in common, or the setting is out of their range.
     """
-    check_comparable(first, second)
+    first, second = align_contenders(first, second)
     weight_L = find_common_weights(first, second)
     test = first.splits["test"]
-    yardstick = make_yardstick(first.splits["train"], test, bootstrap, seed)
+    yardstick = make_common_yardstick(first, second, bootstrap, seed)
     sweeps = [
         sweep_policy(one.policy, one.splits["test"], check_cost_weights(one.cost_weights))
         for one in (first, second)
@@ -126,45 +111,8 @@ def compare_contenders(
         setting=compare_setting(first, second, setting, weight_L, yardstick, seed),
         bootstrap=bootstrap,
         seed=seed,
+        notes=list_notes(first, second),
     )
-
-
-def check_comparable(first: Contender, second: Contender) -> None:
-    """Refuse policies that were not measured on the same thing.
-
-    Raises:
-        RLRouteError: other candidates, other test queries, or another unit of cost.
-    """
-    check_same_candidates(first.splits["test"], second.splits["test"])
-    ids = [[query.id for query in one.splits["test"].table.queries] for one in (first, second)]
-    if ids[0] != ids[1]:
-        raise RLRouteError(
-            f"{first.name} and {second.name} have other test queries "
-            f"({len(ids[0])} and {len(ids[1])}): only runs on the same split can be compared"
-        )
-    references = [one.splits["test"].cost_reference_usd for one in (first, second)]
-    if not math.isclose(references[0], references[1], rel_tol=1e-6):
-        raise RLRouteError(
-            f"{first.name} and {second.name} measure cost in other units (their train splits "
-            "differ): only runs on the same split can be compared"
-        )
-
-
-def find_common_weights(first: Contender, second: Contender) -> Float64Array:
-    """Return the cost weights of both that lie in the range of both.
-
-    Raises:
-        RLRouteError: the ranges do not meet.
-    """
-    weights = [check_cost_weights(one.cost_weights) for one in (first, second)]
-    low, high = max(one[0] for one in weights), min(one[-1] for one in weights)
-    if low > high:
-        raise RLRouteError(
-            f"{first.name} knows cost weights {weights[0][0]:g} to {weights[0][-1]:g}, "
-            f"{second.name} {weights[1][0]:g} to {weights[1][-1]:g}: none in common"
-        )
-    both = np.union1d(*weights)
-    return np.asarray(both[(both >= low) & (both <= high)], np.float64)
 
 
 def make_pair(first_S: Float64Array, second_S: Float64Array) -> Pair:
@@ -179,7 +127,7 @@ def compare_weights(
     reference = first.splits["test"].cost_reference_usd
     quality, cost = [], []
     for one in (first, second):
-        sweep = sweep_policy(one.policy, one.splits["test"], weight_L)
+        sweep = sweep_policy(one.policy, one.splits["test"], weight_L * one.weight_factor)
         shape = (len(weight_L), len(yardstick.weight_SQ))  # one setting stands for all
         quality.append(np.broadcast_to(sweep.quality_NQ @ yardstick.weight_SQ.T, shape))
         cost.append(np.broadcast_to(sweep.cost_usd_NQ @ yardstick.weight_SQ.T, shape))
@@ -199,7 +147,7 @@ def compare_weights(
 def choose_weights(
     first: Contender, second: Contender, setting: Setting, weight_L: Float64Array
 ) -> tuple[float, float]:
-    """Return the cost weights of a setting.
+    """Return the cost weights of a setting, each in the contender's own unit of cost.
 
     Raises:
         RLRouteError: both a weight and a budget, a weight that one does not know, or a budget
@@ -226,7 +174,7 @@ def choose_weights(
             f"compare: cost weight {weight:g} is out of the range that both runs were trained "
             f"for, {weight_L[0]:g} to {weight_L[-1]:g}"
         )
-    return weight, weight
+    return weight * first.weight_factor, weight * second.weight_factor
 
 
 def compare_setting(
@@ -243,9 +191,9 @@ def compare_setting(
     score, cost, pick = [], [], []
     for one, weight in zip((first, second), weights, strict=True):
         probability_QK = one.policy.compute_probabilities(one.splits["test"], weight)
-        score.append(metrics.average_picks(test.table.score_QK, probability_QK))
+        score.append(metrics.average_picks(one.splits["test"].table.score_QK, probability_QK))
         cost.append(measure_cost(one.policy, one.splits["test"], weight, probability_QK)[0])
-        pick.append(np.asarray(probability_QK).argmax(1))
+        pick.append(np.array(one.candidate_ids)[np.asarray(probability_QK).argmax(1)])
     quality_S = [yardstick.weight_SQ @ score_Q for score_Q in score]
     cost_S = [yardstick.weight_SQ @ cost_Q for cost_Q in cost]
     utility = None
@@ -266,7 +214,7 @@ def compare_setting(
         permutation_p=compute_permutation_p(score[0] - score[1], seed=seed),
         equivalence=compute_equivalence(score[0] - score[1]),
         tasks=compare_tasks(test, score, pick, yardstick),
-        moves=list_moves(test, score, cost, pick),
+        moves=list_moves(score, cost, pick),
         queries=list_queries(test, score, cost, pick),
     )
 
@@ -284,7 +232,7 @@ def count_queries(test: McNemar | None, queries: int) -> int | None:
 def compare_tasks(
     test: RoutingData,
     score: Sequence[Float64Array],
-    pick: Sequence[IntArray],
+    pick: Sequence[PickArray],
     yardstick: Yardstick,
 ) -> tuple[TaskDifference, ...]:
     """Compare the two task by task; resamples without a query of a task are left out there."""
@@ -309,13 +257,11 @@ def compare_tasks(
 
 
 def list_moves(
-    test: RoutingData,
     score: Sequence[Float64Array],
     cost: Sequence[Float64Array],
-    pick: Sequence[IntArray],
+    pick: Sequence[PickArray],
 ) -> tuple[Move, ...]:
     """Return who gets what the other gives elsewhere, most queries first; leads are sums."""
-    ids = [candidate.id for candidate in test.table.candidates]
     pairs = list(zip(pick[0].tolist(), pick[1].tolist(), strict=True))
     counts = Counter(pair for pair in pairs if pair[0] != pair[1])
     found = []
@@ -323,8 +269,8 @@ def list_moves(
         rows = (pick[0] == one) & (pick[1] == other)
         found.append(
             Move(
-                first_pick=ids[one],
-                second_pick=ids[other],
+                first_pick=one,
+                second_pick=other,
                 queries=queries,
                 score_lead=float((score[0] - score[1])[rows].sum()),
                 cost_lead_usd=float((cost[0] - cost[1])[rows].sum()),
@@ -337,18 +283,18 @@ def list_queries(
     test: RoutingData,
     score: Sequence[Float64Array],
     cost: Sequence[Float64Array],
-    pick: Sequence[IntArray],
+    pick: Sequence[PickArray],
 ) -> tuple[QueryDifference, ...]:
     """Return the queries with different picks: largest difference in score, then in cost, first."""
-    queries, ids = test.table.queries, [candidate.id for candidate in test.table.candidates]
+    queries = test.table.queries
     rows = np.flatnonzero(pick[0] != pick[1])
     score_lead, cost_lead = (np.abs(pair[0] - pair[1])[rows] for pair in (score, cost))
     return tuple(
         QueryDifference(
             query_id=queries[q].id,
             task=queries[q].task,
-            first_pick=ids[pick[0][q]],
-            second_pick=ids[pick[1][q]],
+            first_pick=str(pick[0][q]),
+            second_pick=str(pick[1][q]),
             first_score=float(score[0][q]),
             second_score=float(score[1][q]),
             first_cost_usd=float(cost[0][q]),

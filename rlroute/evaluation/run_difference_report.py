@@ -71,6 +71,7 @@ def describe_difference(found: RunDifference) -> list[str]:
         describe_tests(setting),
         *describe_queries_needed(setting, found.test_queries),
         f"They pick differently on {len(setting.queries):,} of {found.test_queries:,} queries.",
+        *found.notes,
     ]
 
 
@@ -184,9 +185,10 @@ def draw_difference(found: RunDifference) -> bytes:
     """Draw both frontiers on the left, the leads over the cost weight on the right, as PNG."""
     figure = make_figure(12.5, 4.8)
     left, right = figure.subplots(1, 2)
-    draw_cost_axis(left, scale_cost(found.cost_min_usd), scale_cost(found.cost_max_usd))
     names = (found.first, found.second)
     frontiers = (found.first_frontier, found.second_frontier)
+    dearest = max(found.cost_max_usd, *(max(one.cost_usd) for one in frontiers))  # sets of them
+    draw_cost_axis(left, scale_cost(found.cost_min_usd), scale_cost(dearest))
     for name, frontier, colour in zip(names, frontiers, POLICY_COLOURS, strict=False):
         draw_one_frontier(left, name, frontier, colour)
     left.legend(frameon=False, fontsize=9.5)

@@ -109,7 +109,10 @@ class Frontier:
 
 @dataclass(frozen=True)
 class RunDifference:
-    """All that tells two routers apart on one split of one table."""
+    """All that tells two routers apart on one split of one table.
+
+    `notes` are sentences on how they were asked, and in what terms they are compared.
+    """
 
     table: str
     test_queries: int
@@ -124,6 +127,7 @@ class RunDifference:
     setting: SettingDifference
     bootstrap: int
     seed: int
+    notes: tuple[str, ...] = ()
     format_version: int = field(default=FORMAT_VERSION)
 
     def to_dict(self) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from rlroute.evaluation import metrics
 from rlroute.evaluation.frontier import (
     Float64Array,
     average_hull,
-    compute_cost_at,
     compute_hull,
     compute_quality_at,
 )
@@ -96,13 +95,14 @@ class Yardstick:
 class FrontierSample:
     """What follows from a hull, per sample.
 
-    AIQ, the height at the best single candidate's cost, and the cost in USD at which the best
-    single candidate's quality is reached (infinite where it never is).
+    AIQ, the height at the best single candidate's cost, and what it costs to reach the best single
+    candidate's quality: QNC and cost saved (`metrics`; infinite where it is never reached).
     """
 
     aiq_S: Float64Array
     quality_at_best_cost_S: Float64Array
-    cost_at_best_quality_S: Float64Array
+    quality_neutral_cost_S: Float64Array
+    cost_saved_S: Float64Array
 
 
 def check_cost_weights(cost_weights: Sequence[float]) -> Float64Array:
@@ -190,12 +190,6 @@ def estimate(sample_S: npt.ArrayLike) -> Estimate:
     return make_estimate(float(value_S[0]), value_S[1:])
 
 
-def compute_cost_ratio(cost_S: Float64Array, reference_S: Float64Array) -> Float64Array:
-    """Return cost over a reference: 1 where both are 0, infinite where only the reference is."""
-    free_S = np.where(cost_S > 0, np.inf, 1.0)
-    return np.divide(cost_S, reference_S, out=free_S, where=reference_S > 0)
-
-
 def sample_sweep(sweep: Sweep, yardstick: Yardstick) -> FrontierSample:
     """Return the frontier of a sweep mixed with the cheapest single candidate, per sample."""
     cheapest = [yardstick.cheapest]
@@ -216,12 +210,13 @@ def sample_frontier(
     for s, single_cost_K in enumerate(yardstick.cost_usd_SK):
         hull = compute_hull(cost_SN[s], quality_SN[s])
         height = compute_quality_at(hull, yardstick.best_cost[s])
-        cost = compute_cost_at(hull, yardstick.best_quality[s])
+        best_quality = yardstick.best_quality[s]
         rows.append(
             (
                 average_hull(hull, float(single_cost_K.min()), float(single_cost_K.max())),
                 -np.inf if height is None else height,
-                np.inf if cost is None else cost,
+                metrics.compute_quality_neutral_cost(hull, best_quality, single_cost_K.max()),
+                metrics.compute_cost_saved(hull, best_quality, yardstick.best_cost[s]),
             )
         )
     return FrontierSample(*np.array(rows).T)

@@ -36,11 +36,30 @@ class UnseenResult:
 
 
 @dataclass(frozen=True)
+class UnseenUserResult:
+    """What a policy is worth to a user on test, after so many calls to the new candidates (`name`).
+
+    `regret` is utility lost against the user's own oracle, who has the new ones; `gain` utility won
+    over doing without them, paired over the test queries (None for doing without). `share` is how
+    often one of them is picked.
+    """
+
+    user: str
+    name: str
+    utility: float
+    regret: float
+    quality: float
+    share: float
+    gain: Estimate | None
+
+
+@dataclass(frozen=True)
 class UnseenReport:
-    """All results of some held-out candidates."""
+    """All results of some held-out candidates; `users` of a run with users, by calls."""
 
     held: tuple[str, ...]
     results: tuple[UnseenResult, ...]
+    users: tuple[UnseenUserResult, ...] = ()
 
     @property
     def compared_with(self) -> UnseenResult:
@@ -51,6 +70,12 @@ class UnseenReport:
     def curve(self) -> list[UnseenResult]:
         """The results with the candidates added, by the number of calls."""
         return [one for one in self.results[1:] if one.calls is not None]
+
+    @property
+    def by_user(self) -> list[UnseenUserResult]:
+        """The results for users, user by user."""
+        names = list(dict.fromkeys(one.user for one in self.users))
+        return sorted(self.users, key=lambda one: names.index(one.user))
 
 
 def render_unseen(report: UnseenReport) -> Table:
@@ -76,6 +101,29 @@ def render_unseen(report: UnseenReport) -> Table:
     return table
 
 
-def dump_unseen(results: Sequence[UnseenResult]) -> list[dict[str, Any]]:
+def render_unseen_users(report: UnseenReport) -> Table:
+    """Return what every user has of the new candidates as a table for the console."""
+    table = Table(
+        title=f"users, and candidates never trained on: {', '.join(report.held)}",
+        caption="gain: utility won over doing without them",
+    )
+    table.add_column("user", no_wrap=True)
+    table.add_column("policy")
+    for column in ("utility", "regret", "gain", "picked"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for one in report.by_user:
+        gain = one.gain
+        table.add_row(
+            one.user,
+            one.name,
+            f"{one.utility:.4f}",
+            f"{one.regret:.4f}",
+            "-" if gain is None else format_estimate(gain, 4, sign=True).replace(" ", "\n", 1),
+            f"{one.share:.1%}",
+        )
+    return table
+
+
+def dump_unseen(results: Sequence[UnseenResult | UnseenUserResult]) -> list[dict[str, Any]]:
     """Return the results as plain values for JSON."""
     return [asdict(one) for one in results]

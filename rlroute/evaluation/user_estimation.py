@@ -32,7 +32,6 @@ from rlroute.evaluation import metrics
 from rlroute.evaluation.frontier import Float64Array
 from rlroute.evaluation.intervals import Estimate, make_estimate
 from rlroute.evaluation.preferences import MakePolicy, Setting, compute_utility
-from rlroute.extras import require
 from rlroute.seeding import draw_uniform
 from rlroute.types import RLRouteError
 
@@ -112,8 +111,11 @@ def estimate_user(
     )
     rated_M3 = stack_answers([one.answer for one in scored])
     utility_M = np.array([one.utility for one in scored])
-    if not (np.isfinite(better_N3 - worse_N3).all() and np.isfinite(rated_M3).all()):
-        raise RLRouteError("estimate_user: a score, cost or latency is not a finite number")
+    seen = (better_N3, worse_N3, rated_M3, utility_M)
+    if not all(np.isfinite(one).all() for one in seen):
+        raise RLRouteError(
+            "estimate_user: a score, cost, latency or utility is not a finite number"
+        )
 
     def compute_loss(point_3: Float64Array) -> tuple[float, Float64Array]:
         """Return the negative log-posterior and its gradient at (log sharpness, weights)."""
@@ -134,7 +136,9 @@ def estimate_user(
         gradient_3[1:] -= error_M @ rated_M3[:, 1:] / RATING_ERROR**2
         return float(loss), gradient_3
 
-    found = require("scipy.optimize", "train").minimize(
+    from scipy.optimize import minimize  # here: it takes its time to start
+
+    found = minimize(
         compute_loss,
         np.append(math.log(USUAL_SHARPNESS), mean_2),
         jac=True,

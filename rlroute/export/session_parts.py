@@ -32,8 +32,14 @@ class SessionParts:
     encoder: Encoder
     reference_usd: float
 
-    def describe(self, text: str, bound_1K: UsdArray) -> FloatArray:
-        """Return the features [W] of a query, as `rlroute.worlds.query_session` shows them."""
+    def describe(self, text: str | None, bound_1K: UsdArray) -> FloatArray:
+        """Return the features [W] of a query, as `rlroute.worlds.query_session` shows them.
+
+        Raises:
+            RLRouteError: there is no text.
+        """
+        if not isinstance(text, str):
+            raise RLRouteError("text is missing: give the query at hand")
         features_1F = self.encoder.encode([text])
         dearest_1 = measure_dearest(bound_1K, self.reference_usd)
         return np.concatenate([features_1F[0], dearest_1]).astype(np.float32)

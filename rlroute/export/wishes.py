@@ -68,12 +68,17 @@ class Wishes:
         """Return the cost weight and the rest of whom to decide for, among candidates `ids`.
 
         Raises:
-            RLRouteError: an unknown user, a user beside weights, or a weight outside its range.
+            RLRouteError: an unknown user, what is no user, a user beside weights, or a weight
+                outside its range.
         """
         bias_K = None
         if user is not None:
             if cost_weight != 0 or latency_weight is not None:
                 raise RLRouteError("give a user or weights, not both: a user has weights")
+            if not isinstance(user, str | UserWeights):
+                raise RLRouteError(
+                    f"user is a {type(user).__name__}: give the name of a user, or UserWeights"
+                )
             weights = self.users.get(user) if isinstance(user, str) else user
             if weights is None:
                 known = ", ".join(sorted(self.users)) or "nobody"

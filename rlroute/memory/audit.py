@@ -7,7 +7,7 @@ summaries with it. `check` refuses a pipeline in which
 
 - a tier makes the same as its cheaper neighbour on all inputs: a router cannot tell them apart;
 - a tier costs less than its cheaper neighbour: tiers are to be listed from the cheapest;
-- every run of a tier failed.
+- every run of a tier failed; the failure is named, and the address of the model's server.
 
 Tiers that cost the same and differ in what they make are allowed, and reported. In the original's
 strategy of rules, small model and language model the notes of Low and Mid are merged and kept
@@ -23,11 +23,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from rlroute.memory.base import MemoryQuestion, ModuleInput, ModuleRun
+from rlroute.memory.base import MemoryQuestion, ModuleInput, ModuleRun, Tier
+from rlroute.memory.llm_tiers import LlmTier
 from rlroute.memory.pipeline import Pipeline, read_chunks, read_notes
 from rlroute.types import RLRouteError
 
@@ -47,6 +49,7 @@ class TierRow:
     with its cheaper neighbour is None for the first tier and where there was nothing to compare:
     `differs`, the share of inputs with another output, and `cost_below_usd` and `cost_above_usd`,
     the mean costs of the neighbour and of the tier itself, all on the inputs where both did well.
+    `failed_by` says why runs failed, and where the model is that was asked; empty where none did.
     """
 
     module: str
@@ -58,6 +61,7 @@ class TierRow:
     differs: float | None = None
     cost_below_usd: float | None = None
     cost_above_usd: float | None = None
+    failed_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class TierAudit:
         for below, row in zip((None, *self.rows), self.rows, strict=False):
             where = f"module '{row.module}', tier '{row.tier}'"
             if row.mean_cost_usd is None:
-                faults.append(f"{where}: all {row.inputs} runs failed")
+                faults.append(f"{where}: all {row.inputs} runs failed{_quote_reason(row)}")
             if row.differs is None or below is None:
                 continue
             if row.differs == 0:
@@ -168,7 +172,7 @@ async def _audit(pipeline: Pipeline, questions: Sequence[MemoryQuestion]) -> Tie
     notes: list[dict[str, tuple[str, ...]]] = [{} for _ in questions]
     for step, module in enumerate(pipeline.modules):
         if not places:
-            raise RLRouteError(f"module '{module.name}' has no input: all that it reads failed")
+            raise RLRouteError(_explain_no_input(module.name, rows))
         inputs = [works[place] for place in places]
         if module.role == "summary":
             inputs = [
@@ -220,9 +224,35 @@ def _compare_tiers(
                 sum(run.malformed for run in runs),
                 math.fsum(good) / len(good) if good else None,
                 **found,
+                failed_by=_list_reasons(pipeline.modules[step].tiers[place], runs),
             )
         )
     return rows
+
+
+def _list_reasons(tier: Tier, runs: Sequence[ModuleRun]) -> str:
+    """Return why runs failed, the commonest first, and the address of the tier's model."""
+    kinds = Counter(run.failure.value for run in runs if run.failure is not None)
+    if not kinds:
+        return ""
+    address = tier.address if isinstance(tier, LlmTier) else ""
+    return ", ".join(kind for kind, _ in kinds.most_common()) + (
+        f" at {address}" if address else ""
+    )
+
+
+def _quote_reason(row: TierRow) -> str:
+    """Return a row's reason of failure in brackets, nothing where it has none."""
+    return f" ({row.failed_by})" if row.failed_by else ""
+
+
+def _explain_no_input(module: str, rows: Sequence[TierRow]) -> str:
+    """Return a sentence: what failed first, so that nothing was left for a module to read."""
+    first = next(row for row in rows if row.failures)
+    return (
+        f"module '{first.module}', tier '{first.tier}': {first.failures} of {first.inputs} runs "
+        f"failed{_quote_reason(first)}; module '{module}' has nothing left to read"
+    )
 
 
 def _compare(pairs: Sequence[tuple[ModuleRun, ModuleRun]]) -> dict[str, float]:

@@ -9,8 +9,8 @@
 Modules are listed in the order filter, extractors, summary. An extractor of the user's own gives a
 `description`, `instructions` for language models and `relations` for rules and encoder tiers.
 
-What it leaves out: the models that `candidate` names (`rlroute.memory.models`), and behaviour
-(`rlroute.memory.open`).
+What it leaves out: the models that `candidate` names (`MemoryModelsConfig` in
+`rlroute.memory.open`), and behaviour (there too).
 """
 
 from __future__ import annotations

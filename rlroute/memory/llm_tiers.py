@@ -58,6 +58,7 @@ class LlmTier:
         pool: who answers.
         keep: how many chunks a filter hands on at most.
         identity: what answers behind the candidate's id, where that is more than its name.
+        address: the URL of the candidate's server, empty where it has none; it decides nothing.
     """
 
     name: str
@@ -67,6 +68,7 @@ class LlmTier:
     pool: Pool
     keep: int
     identity: str = ""
+    address: str = ""
 
     def fingerprint(self) -> str:
         """Return a hash of model, prices, limits, prompt, and the way replies are read."""

@@ -15,7 +15,8 @@ What it leaves out: the data (`rlroute.memory.datasets`).
 How to use:
     models = open_models(config.models, generated)
     pipeline = open_pipeline(
-        config.pipeline, data, models.pool, models.candidates, store, models.identities
+        config.pipeline, data, models.pool, models.candidates, store, models.identities,
+        models.addresses,
     )
     ...
     await models.close()
@@ -25,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -94,12 +95,13 @@ class OpenModels:
     """Models to ask, by candidate id.
 
     `identities` hold what answers behind each id, as a hash: replies of one identity are never
-    taken for those of another.
+    taken for those of another. `addresses` are the URLs of those that a server answers for.
     """
 
     pool: Pool
     candidates: Mapping[str, Candidate]
     identities: Mapping[str, str]
+    addresses: Mapping[str, str] = field(default_factory=dict)
 
     async def close(self) -> None:
         """Close connections and files."""
@@ -119,7 +121,9 @@ def open_models(
     if isinstance(config, PoolModelsConfig):
         pool_file = load_pool(config.path, config.overrides)
         pool = open_pool(pool_file)
-        return OpenModels(pool, pool.candidates, identify_candidates(pool_file))
+        return OpenModels(
+            pool, pool.candidates, identify_candidates(pool_file), list_addresses(pool_file)
+        )
     if memory is None:
         raise RLRouteError("models: kind 'simulated' needs data of kind 'generated'; write pool")
     simulated = SimulatedModels(config, memory)
@@ -142,6 +146,12 @@ def identify_candidates(pool_file: PoolFile) -> dict[str, str]:
     return identities
 
 
+def list_addresses(pool_file: PoolFile) -> dict[str, str]:
+    """Return the URLs of the candidates behind a server; the pool file lets no key stand in one."""
+    specs = pool_file.candidates
+    return {name: spec.endpoint for name, spec in specs.items() if isinstance(spec, HttpSpec)}
+
+
 def open_pipeline(
     config: PipelineConfig,
     data: MemoryData,
@@ -149,6 +159,7 @@ def open_pipeline(
     candidates: Mapping[str, Candidate],
     store: RunStore | None = None,
     identities: Mapping[str, str] | None = None,
+    addresses: Mapping[str, str] | None = None,
 ) -> Pipeline:
     """Return the pipeline that a config describes, over the histories of `data`.
 
@@ -159,12 +170,13 @@ def open_pipeline(
         candidates: by id, with their prices.
         store: what was run before; None for a new one in memory.
         identities: see `OpenModels`.
+        addresses: see `OpenModels`.
 
     Raises:
         RLRouteError: a candidate is unknown or has no usable price, a module of the user's own
             lacks what its tiers need, a relation is unknown, or names of tiers are the same.
     """
-    asked = AskedModels(models, candidates, identities or {})
+    asked = AskedModels(models, candidates, identities or {}, addresses or {})
     modules = [open_module(spec, config.keep, asked) for spec in config.modules]
     return Pipeline(
         modules,
@@ -193,6 +205,7 @@ class AskedModels:
     pool: Pool
     candidates: Mapping[str, Candidate]
     identities: Mapping[str, str]
+    addresses: Mapping[str, str]
 
     def find(self, name: str, where: str) -> Candidate:
         """Return the candidate of an id or alias.
@@ -244,7 +257,8 @@ def open_tier(module: ModuleSpec, spec: TierSpec, name: str, keep: int, asked: A
         return make_encoder_tier(module, spec, name, keep)
     candidate = asked.find(spec.candidate, f"module '{module.name}', tier '{name}'")
     identity = asked.identities.get(candidate.id, "")
-    return LlmTier(name, module, spec, candidate, asked.pool, keep, identity)
+    address = asked.addresses.get(candidate.id, "")
+    return LlmTier(name, module, spec, candidate, asked.pool, keep, identity, address)
 
 
 def complete_module(spec: ModuleSpec) -> ModuleSpec:
@@ -267,11 +281,11 @@ def complete_module(spec: ModuleSpec) -> ModuleSpec:
     needed = ["description"]
     needed += ["instructions"] if "llm" in kinds else []
     needed += ["relations"] if spec.role == "extract" and kinds - {"llm"} else []
-    for field in needed:
-        if not getattr(filled, field):
+    for key in needed:
+        if not getattr(filled, key):
             kept = ", ".join(RELATIONS_BY_MODULE)
             raise RLRouteError(
-                f"module '{spec.name}': state its {field} (only {kept} have a default)"
+                f"module '{spec.name}': state its {key} (only {kept} have a default)"
             )
     unknown = sorted(set(filled.relations) - set(RELATIONS))
     if unknown:

@@ -162,7 +162,11 @@ class SimulatedModels:
         style = self.config.styles.get(task.style)
         if style is None:
             known = ", ".join(sorted(self.config.styles))
-            raise RLRouteError(f"simulated models: no style '{task.style}' (known: {known})")
+            raise RLRouteError(
+                f"simulated models: no style '{task.style}' (known: {known}); give the tier one of "
+                f"them as its prompt, or add it, such as models.styles.{task.style}: "
+                "{errors: 1.0, reasoning_tokens: 0}"
+            )
         prompt_tokens = len(f"{call.system}{call.text}".encode()) // BYTES_PER_TOKEN + 1
         failure = self._draw_failure(spec, call)
         if failure is not None:

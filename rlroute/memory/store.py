@@ -80,6 +80,7 @@ class RunStore:
     def __init__(self, path: Path | None = None) -> None:
         self.hits = self.misses = 0
         self._kept: dict[str, bytes] = {}
+        self._is_mine = path is not None and not path.exists()
         self._writer = None if path is None else LineWriter(path)
         if self._writer is not None:
             self._read(self._writer)
@@ -112,8 +113,10 @@ class RunStore:
         self._keep({key: asdict(run) for key, run in answers.items() if run.failure is None})
 
     def close(self) -> None:
-        """Close the file, where there is one."""
+        """Close the file, where there is one; one that holds no run goes."""
         if self._writer is not None:
+            if not self._kept and self._is_mine:  # while no other process can have it open
+                self._writer.path.unlink(missing_ok=True)
             self._writer.close()
             self._writer = None
 

@@ -14,14 +14,16 @@ rows, ridge predict-then-optimise, and the oracles. The others stand in modules 
 | IRT; IRT, Chebyshev | difficulty against ability, two rules | `table_baselines_item_response` |
 | sufficient | cheapest of a predicted quality above a threshold | `table_baselines_cascade` |
 | paid probes | asks, checks, pays all that it asked | the same |
+| 1-pass LinUCB, epsilon, Thompson | trial: one pass over train | `table_baselines_bandits` |
 | sigma rule | asks a cheap one repeatedly, its disagreement decides | `table_baselines_sigma` |
 
 All but the oracles are fitted on the train split; the validation split chooses penalties and
-thresholds. Many published routers do not beat the best single candidate or nearest neighbours.
+thresholds. Many published routers do not beat the best single candidate or nearest neighbours. All
+but the three of one pass see the whole train table, which is more than a router that is trained by
+trial sees.
 
-What it leaves out: learning from picked outcomes only. These baselines see the whole train table,
-which is more than a router trained by trial sees. The sigma rule (ACAR) is there where a collection
-stored several answers per pair (`rlroute.data.probes`).
+What it leaves out: learning on and on (environment bandit_stream). The sigma rule (ACAR) is there
+where a collection stored several answers per pair (`rlroute.data.probes`).
 
 How to use: `for policy in fit_baselines(train, val): policy.compute_probabilities(test, 0.1)`.
 """
@@ -51,6 +53,7 @@ from rlroute.policies.table_baselines import (
     list_outcomes,
     scale_rows,
 )
+from rlroute.policies.table_baselines_bandits import fit_bandits
 from rlroute.policies.table_baselines_cascade import CheapestSufficient, PaidProbes
 from rlroute.policies.table_baselines_fitted import BoostedTrees, LossWithFlags, SoftLabels
 from rlroute.policies.table_baselines_groups import (
@@ -240,11 +243,15 @@ def fit_ridge(
 
 
 def fit_baselines(
-    train: RoutingData, val: RoutingData, probes: StoredProbes | None = None
+    train: RoutingData,
+    val: RoutingData,
+    probes: StoredProbes | None = None,
+    cost_weights: tuple[float, float] = (0.0, 1.0),
 ) -> list[RoutingPolicy]:
     """Return all baselines, fitted on `train`; `val` chooses penalties and thresholds.
 
-    With `probes` the sigma rule is among them.
+    With `probes` the sigma rule is among them. What learns by trial does so at cost weights drawn
+    from the range `cost_weights`.
 
     Cheapest and best single candidate are chosen by their train means. What predicts scores alone
     borrows the costs of ridge, so that these baselines differ in quality only.
@@ -281,6 +288,7 @@ def fit_baselines(
         LossWithFlags(ridge, train),
         CheapestSufficient(neighbours, train, val),
         PaidProbes(train, val),
+        *(PredictThenOptimise(bandit, train) for bandit in fit_bandits(train, cost_weights)),
         *([SigmaRule(train, probes)] if probes else []),
         TaskOracle(),
         Oracle(),

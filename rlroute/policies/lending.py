@@ -10,7 +10,7 @@ per cluster, stays its own: it is picked where its own profile beats those that 
 
 What it leaves out: the profile itself (`rlroute.data.newcomer_profiles`).
 
-How to use: `scale = lend_descriptions(policy, val, weights, candidates, scale)`.
+How to use: `scale = lend_descriptions([policy], val, weights, candidates, scale)`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rlroute.types import Candidate
 
 
 def lend_descriptions(
-    policy: GreedyPolicy,
+    policies: Sequence[GreedyPolicy],
     val: RoutingData,
     cost_weights: Sequence[float],
     candidates: Sequence[Candidate],
@@ -40,15 +40,18 @@ def lend_descriptions(
 ) -> FeatureScale:
     """Return the scale with those candidates of `val` as lenders that are picked and asked alone.
 
-    Every one of them may be picked for every query: with a log the pairs that were not tried too.
+    `policies` are the policy as it decides for some latency weights, one where latency does not
+    count. Every candidate may be picked for every query: with a log the pairs that were not tried
+    too.
     Where the policy picks subsets and nobody alone, nobody lends.
     """
     everybody_QK = np.ones(val.table.present_QK.shape, dtype=np.bool_)
     data = dataclasses.replace(val, table=dataclasses.replace(val.table, present_QK=everybody_QK))
     share_K = np.zeros(len(candidates))
-    for weight in cost_weights:
-        share_K += policy.compute_probabilities(data, weight).mean(axis=0, dtype=np.float64)
-    share_K /= len(cost_weights)
+    for policy in policies:
+        for weight in cost_weights:
+            share_K += policy.compute_probabilities(data, weight).mean(axis=0, dtype=np.float64)
+    share_K /= len(cost_weights) * len(policies)
     picked = [
         (one, share)
         for one, share in zip(candidates, share_K.tolist(), strict=True)

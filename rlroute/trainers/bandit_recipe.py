@@ -28,7 +28,7 @@ from rlroute.data.encoders import EncoderConfig, TfidfConfig
 from rlroute.data.irt_table import IrtTableConfig
 from rlroute.data.routing_data import ProfileConfig
 from rlroute.envs.single_turn import CostWeightConfig
-from rlroute.trainers.recipe import PositiveInt
+from rlroute.trainers.recipe import PositiveInt, TrackingConfig
 
 ALL_LEARNERS: tuple[AnyLearnerConfig, ...] = (
     LinUCBConfig(kind="linucb"),
@@ -71,6 +71,7 @@ class BanditRecipe(StrictModel):
     learners: tuple[AnyLearnerConfig, ...] = Field(default=ALL_LEARNERS, min_length=1)
     window: PositiveInt = 500
     checkpoint_every: PositiveInt = 5000
+    tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
     def check_source(self) -> BanditRecipe:

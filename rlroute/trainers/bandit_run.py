@@ -7,7 +7,8 @@
 
 All learners of a seed meet the same arrivals with the same uniform numbers. A learner's state is
 written every so often, so a resumed run goes on where it was, and equals an uninterrupted one. The
-run folder holds recipe.resolved.yaml, run.json, learners/, metrics.jsonl, and the report's files.
+run folder holds recipe.resolved.yaml, run.json, learners/, metrics.jsonl, and the report's files;
+Weights & Biases is shown the rows of metrics.jsonl whenever a learner is through.
 
 It leaves out several processes: learning online is one query after the other.
 
@@ -42,6 +43,7 @@ from rlroute.bandits.config import (
     LinearThompsonConfig,
     LinUCBConfig,
     OnlinePPOConfig,
+    check_learners,
 )
 from rlroute.bandits.contexts import encode_queries, prepare_stream
 from rlroute.bandits.linear import LinearEpsilonGreedy, LinearThompson, LinUCB
@@ -52,7 +54,7 @@ from rlroute.config import dump_config, load_config, redact
 from rlroute.data.irt_table import make_irt_table
 from rlroute.data.prepare import compute_table_digest
 from rlroute.data.table import read_table
-from rlroute.evaluation.bandit_report import BanditContext, write_bandit_report
+from rlroute.evaluation.bandit_report import PICTURE_FILE, BanditContext, write_bandit_report
 from rlroute.evaluation.bandit_results import (
     BanditResult,
     LearnerRun,
@@ -60,7 +62,7 @@ from rlroute.evaluation.bandit_results import (
     measure_bandits,
 )
 from rlroute.files import write_atomic
-from rlroute.tracking import METRICS_FILE, make_progress
+from rlroute.tracking import METRICS_FILE, StreamMirror, make_progress, open_stream_mirror
 from rlroute.trainers.bandit_recipe import BanditRecipe, name_learner
 from rlroute.trainers.online_ppo import OnlinePPO
 from rlroute.trainers.run_folder import RECIPE_FILE, RUN_FILE, clear_folder, read_json
@@ -97,6 +99,19 @@ def train_bandits(
     else:
         clear_folder(folder, overwrite=overwrite)
         start_bandit_folder(folder, recipe, data, command)
+    project = recipe.tracking.project if recipe.tracking.wandb else None
+    config = redact(recipe.model_dump(mode="json"))
+    with open_stream_mirror(folder, project, config) as mirror:
+        play_learners(folder, recipe, streams, mirror)
+        result = report_bandits(folder, recipe, streams)
+        mirror.mirror_picture("regret", folder / PICTURE_FILE)
+    return result
+
+
+def play_learners(
+    folder: Path, recipe: BanditRecipe, streams: list[Stream], mirror: StreamMirror
+) -> None:
+    """Play every learner on every stream to the end, and show the mirror what it did."""
     total = recipe.stream.queries * len(recipe.learners) * len(recipe.seeds)
     progress = make_progress(Console(stderr=True), "queries")
     with progress:
@@ -108,7 +123,8 @@ def train_bandits(
                 path = locate_learner(folder, name, stream.seed)
                 game = Play(stream, make_learner(config, stream), recipe.availability)
                 finish_play(game, path, recipe.checkpoint_every, partial(progress.advance, task))
-    return report_bandits(folder, recipe, streams)
+                rows = list_metrics(load_run(path, name, stream), recipe.window)
+                mirror.mirror_rows(f"{name}-s{stream.seed}", rows)
 
 
 def evaluate_bandit_run(folder: Path) -> BanditResult:
@@ -213,11 +229,7 @@ def order_always(config: AlwaysConfig, stream: Stream) -> list[int]:
     order: list[int] = rank_candidates(stream).tolist()
     if config.candidate is None:
         return order
-    if config.candidate not in stream.candidate_ids:
-        raise RLRouteError(
-            f"learners: no candidate '{config.candidate}' "
-            f"(the table has: {', '.join(stream.candidate_ids)})"
-        )
+    check_learners([config], stream.candidate_ids)
     first = stream.candidate_ids.index(config.candidate)
     return [first, *(k for k in order if k != first)]
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -43,7 +44,13 @@ from rlroute.trainers.learner import Learner
 from rlroute.trainers.loop import check_distribution, check_processes, run_loop
 from rlroute.trainers.memory_problem import MemoryProblem, score_tiers
 from rlroute.trainers.memory_recipe import MemoryRecipe, TierPolicyConfig
-from rlroute.trainers.memory_stage import STORE_FILE, MemoryStage, open_memory_stage, spread
+from rlroute.trainers.memory_stage import (
+    STORE_FILE,
+    TREE_FOLDER,
+    MemoryStage,
+    open_memory_stage,
+    spread,
+)
 from rlroute.trainers.run_folder import (
     BEST_FILE,
     BEST_FOLDER,
@@ -82,7 +89,9 @@ def train_memory(
 ) -> TrainingState:
     """Train a policy as the recipe says and leave everything in `folder`.
 
-    `overwrite` keeps the store of a live run: what was paid for is found in it again.
+    `overwrite` keeps the store of a live run: what was paid for is found in it again. A start that
+    comes to nothing leaves that store and no more, so the next one needs no flag; but trees that
+    a pool's models made stay, with the folder as it is, until `overwrite` takes them away.
 
     Raises:
         RLRouteError: data, models, tiers, an extra or the folder do not allow it.
@@ -92,7 +101,11 @@ def train_memory(
     check_processes(recipe.algorithm, accelerator.num_processes)
     if not resume and accelerator.is_main_process:
         clear_folder(folder, overwrite=overwrite, keep=(STORE_FILE,))
-        prepare_run(recipe, folder, accelerator, command)
+        try:
+            prepare_run(recipe, folder, accelerator, command)
+        finally:
+            if folder.exists() and not any(folder.iterdir()):
+                folder.rmdir()
     accelerator.wait_for_everyone()
     costs = read_cost_facts(folder)
     with open_memory_stage(recipe, folder) as stage:
@@ -105,7 +118,19 @@ def train_memory(
 
 
 def prepare_run(recipe: MemoryRecipe, folder: Path, accelerator: Any, command: str) -> None:
-    """Fit the encoder, audit the tiers, make the trees of train and val, write the run folder."""
+    """Write the run folder; where that fails, what was written goes, see `train_memory`."""
+    with open_memory_stage(recipe, folder) as stage:
+        try:
+            write_start(stage, accelerator, command)
+        except BaseException:  # also when interrupted
+            if recipe.models.kind != "pool" or not (folder / TREE_FOLDER).exists():
+                drop_start(folder)
+            raise
+
+
+def write_start(stage: MemoryStage, accelerator: Any, command: str) -> None:
+    """Keep the encoder, audit the tiers, make the trees of train and val, say what the run is."""
+    recipe, folder = stage.recipe, stage.folder
     facts = {
         "format_version": FORMAT_VERSION,
         "rlroute": version("rlroute"),
@@ -115,29 +140,36 @@ def prepare_run(recipe: MemoryRecipe, folder: Path, accelerator: Any, command: s
         "processes": accelerator.num_processes,
         "device": str(accelerator.device),
     }
-    with open_memory_stage(recipe, folder) as stage:
-        stage.encoder.save(folder / ENCODER_FOLDER)
-        facts |= {
-            "data": stage.data.name,
-            "questions": {split: len(chosen) for split, chosen in stage.questions.items()},
-            "pipeline": stage.pipeline.facts.fingerprint,
-            "encoder": stage.encoder.describe(),
-        }
-        write_atomic(folder / RUN_FILE, json.dumps(facts, indent=2))
-        write_atomic(folder / RECIPE_FILE, dump_config(recipe))  # with it the folder is a run
-        audit = stage.audit()
-        train = stage.open_outcomes("train")
-        stage.open_outcomes("val")
-        reference_usd = measure_reference(stage, train)
-        content = {
-            "reference_usd": reference_usd,
-            "rows": audit.to_rows(),
-            "equal_costs": audit.list_equal_costs(),
-        }
-        if recipe.policy.profiles is not None:
-            profiles = measure_start(recipe, train, reference_usd)
-            write_atomic(folder / PROFILES_FILE, save(asdict(profiles)))
-        write_atomic(folder / AUDIT_FILE, json.dumps(content, indent=1))
+    stage.encoder.save(folder / ENCODER_FOLDER)
+    facts |= {
+        "data": stage.data.name,
+        "questions": {split: len(chosen) for split, chosen in stage.questions.items()},
+        "pipeline": stage.pipeline.facts.fingerprint,
+        "encoder": stage.encoder.describe(),
+    }
+    write_atomic(folder / RUN_FILE, json.dumps(facts, indent=2))
+    write_atomic(folder / RECIPE_FILE, dump_config(recipe))  # with it the folder is a run
+    audit = stage.audit()
+    train = stage.open_outcomes("train")
+    stage.open_outcomes("val")
+    reference_usd = measure_reference(stage, train)
+    content = {
+        "reference_usd": reference_usd,
+        "rows": audit.to_rows(),
+        "equal_costs": audit.list_equal_costs(),
+    }
+    if recipe.policy.profiles is not None:
+        profiles = measure_start(recipe, train, reference_usd)
+        write_atomic(folder / PROFILES_FILE, save(asdict(profiles)))
+    write_atomic(folder / AUDIT_FILE, json.dumps(content, indent=1))
+
+
+def drop_start(folder: Path) -> None:
+    """Remove what `write_start` wrote before it failed; a store stays."""
+    for name in (ENCODER_FOLDER, TREE_FOLDER):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in (RUN_FILE, PROFILES_FILE, AUDIT_FILE, RECIPE_FILE):  # a run to the last
+        (folder / name).unlink(missing_ok=True)
 
 
 def measure_start(recipe: MemoryRecipe, train: TierOutcomes, reference_usd: float) -> TierProfiles:

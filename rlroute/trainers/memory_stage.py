@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,21 +113,26 @@ def open_memory_stage(recipe: MemoryRecipe, folder: Path) -> Iterator[MemoryStag
         split: spread(data.questions[split], getattr(recipe.questions, split)) for split in SPLITS
     }
     store_path = folder / STORE_FILE if isinstance(recipe.outcomes, LiveConfig) else None
-    store = RunStore(recipe.outcomes.store or store_path)
-    stored = folder / ENCODER_FOLDER
-    if stored.exists():
-        encoder = load_encoder(stored)
-    else:  # its own seed, whatever the run's: runs of several seeds share their trees
-        encoder = fit_encoder(recipe.encoder, list_texts(data, questions["train"]), seed=0)
     models = open_models(recipe.models, opened.generated)
     try:
-        pipeline = open_pipeline(
-            *(recipe.pipeline, data, models.pool, models.candidates, store, models.identities)
-        )
-        yield MemoryStage(recipe, folder, data, pipeline, encoder, questions)
+        with closing(RunStore(recipe.outcomes.store or store_path)) as store:
+            pipeline = open_pipeline(
+                *(recipe.pipeline, data, models.pool, models.candidates, store),
+                *(models.identities, models.addresses),
+            )
+            encoder = open_encoder(recipe, folder, list_texts(data, questions["train"]))
+            yield MemoryStage(recipe, folder, data, pipeline, encoder, questions)
     finally:
         asyncio.run(models.close())
-        store.close()
+
+
+def open_encoder(recipe: MemoryRecipe, folder: Path, texts: Sequence[str]) -> Encoder:
+    """Return the encoder of the run that lies in `folder`, else a new one, fitted on the texts."""
+    stored = folder / ENCODER_FOLDER
+    if stored.exists():
+        return load_encoder(stored)
+    # its own seed, whatever the run's: runs of several seeds share their trees
+    return fit_encoder(recipe.encoder, texts, seed=0)
 
 
 def spread(questions: Sequence[MemoryQuestion], count: int | None) -> tuple[MemoryQuestion, ...]:

@@ -46,6 +46,8 @@ def check_held_out(recipe: Any) -> None:
 def check_latency(recipe: Any) -> None:
     """Refuse settings of latency that nothing would read, and weights outside its range."""
     weights, swept = recipe.latency_weight, recipe.evaluation.latency_weights
+    if not recipe.weighs_latency and weights.power != type(weights)().power:
+        raise ValueError("latency_weight.power: read with latency_weight.max above 0 only")
     for name, value in (("latency", recipe.latency), ("evaluation.latency_weights", swept)):
         if value is not None and not recipe.weighs_latency:
             raise ValueError(f"{name}: read with latency_weight.max above 0 only")
@@ -84,9 +86,8 @@ def check_surroundings(recipe: Any) -> None:
     if not (recipe.weighs_latency or recipe.users):
         return
     which = "latency_weight" if recipe.weighs_latency else "users"
-    if recipe.logs is not None or recipe.hold_out_candidates:
-        other = "logs" if recipe.logs is not None else "hold_out_candidates"
-        raise ValueError(f"{which} and {other} do not go together")
+    if recipe.logs is not None:
+        raise ValueError(f"{which} and logs do not go together")
     if recipe.algorithm.kind == "prior_grpo":
         raise ValueError(f"{which} and algorithm.kind prior_grpo do not go together")
     if recipe.validation.metric != "utility":

@@ -173,10 +173,19 @@ def open_table(recipe: Recipe) -> LoggedTable:
     Raises:
         RLRouteError: the table, or something that the recipe asks of it, does not allow it.
     """
-    table = split_table(read_table(recipe.table), recipe.split)
+    return build_table(recipe, split_table(read_table(recipe.table), recipe.split))
+
+
+def build_table(recipe: Recipe, table: OutcomeTable) -> LoggedTable:
+    """Make of a table with its splits what a recipe trains on.
+
+    Raises:
+        RLRouteError: the recipe asks for something that the table does not allow.
+    """
+    table = fill_latencies(table, recipe.latency)  # first: of held-out candidates too
     table = leave_out(table, recipe.hold_out_candidates)
     if recipe.logs is None:
-        table = build_actions(fill_latencies(table, recipe.latency), recipe.actions)
+        table = build_actions(table, recipe.actions)
         if recipe.weighs_latency:
             table = require_latencies(table)
         check_biases(recipe.users, [candidate.id for candidate in table.candidates])

@@ -231,10 +231,7 @@ def make_support() -> WorkflowSpec:
             ),
             "refund": IntentSpec(
                 stages=("triaged", "resolved"),
-                templates=(
-                    "{name} wants the money back, see to it",
-                    "Pay {name} the fee back",
-                ),
+                templates=("{name} wants the money back, see to it", "Pay {name} the fee back"),
             ),
             "close": IntentSpec(
                 stages=("resolved",),

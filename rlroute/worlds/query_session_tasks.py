@@ -32,7 +32,8 @@ from pydantic import Field
 
 from rlroute.data.prepare import PreparedTable
 from rlroute.data.routing_data import RoutingData, get_profile
-from rlroute.data.table import OutcomeTable
+from rlroute.data.table import OutcomeTable, read_table
+from rlroute.data.task_splits import split_table
 from rlroute.seeding import draw_permutation
 from rlroute.types import (
     SPLITS,
@@ -147,9 +148,8 @@ def make_split(
     count: int | None,
 ) -> SessionSplit:
     """Return one split with its sessions."""
-    bound_usd_QK = bound_costs(data.table, *limits)
+    bound_usd_QK, legal_QK = find_legal(data.table, limits)
     cost_usd_QK = data.table.cost_usd_QK.astype(np.float64)
-    legal_QK = data.table.present_QK & (np.nan_to_num(cost_usd_QK, nan=np.inf) <= bound_usd_QK)
     session_ST, area_S = draw_sessions(
         config, name, data.table.queries, np.asarray(legal_QK.any(axis=1)), count
     )
@@ -163,6 +163,20 @@ def make_split(
         session_ST=session_ST,
         area_S=area_S,
     )
+
+
+def check_sessions(config: QuerySessionConfig) -> None:
+    """Read a table and see whether every split has queries for a session, without encoding them.
+
+    Raises:
+        RLRouteError: as `load_sessions`.
+    """
+    table = split_table(read_table(config.table), config.split)
+    parts = {name: table.select_split(name) for name in SPLITS}
+    limits = measure_limits(parts["train"], config.limit_quantile)
+    for name, part in parts.items():
+        usable_Q = np.asarray(find_legal(part, limits)[1].any(axis=1))
+        draw_sessions(config, name, part.queries, usable_Q, count=1)
 
 
 # --- Bounds of cost -------------------------------------------------------------------------------
@@ -191,6 +205,15 @@ def bound_costs(table: OutcomeTable, limit_K: UsdArray, cost_limit_K: UsdArray) 
     stated_QK = per_call_K + (prompt_QK * input_K + limit_K * output_K) / TOKENS_PER_PRICE
     bound_QK = np.where(np.isnan(stated_QK), cost_limit_K, stated_QK)
     return np.asarray(bound_QK * (1 + ROUNDING))
+
+
+def find_legal(
+    table: OutcomeTable, limits: tuple[UsdArray, UsdArray]
+) -> tuple[UsdArray, BoolArray]:
+    """Return what each call can cost at most [Q, K], and which pairs keep to it [Q, K]."""
+    bound_usd_QK = bound_costs(table, *limits)
+    cost_usd_QK = np.nan_to_num(table.cost_usd_QK.astype(np.float64), nan=np.inf)
+    return bound_usd_QK, np.asarray(table.present_QK & (cost_usd_QK <= bound_usd_QK))
 
 
 def measure_dearest(bound_QK: UsdArray, reference_usd: float) -> UsdArray:

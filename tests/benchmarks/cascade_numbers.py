@@ -10,8 +10,8 @@ which sees the true score of every answer it has paid for.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +64,15 @@ def show(folder: Path) -> None:
         print(f"{weight:6.2f}          {own}                 {shown}                {rival}")
 
 
+def main() -> None:
+    """Show the runs that are named."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="an evaluated run")
+    for folder in parser.parse_args().runs:
+        show(folder)
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        show(Path(name))
+    main()

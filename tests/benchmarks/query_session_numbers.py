@@ -10,7 +10,7 @@ interval, paired over test sessions. `rlroute evaluate` says more of a single ru
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -68,9 +68,13 @@ def print_table(arena: Arena, policy: list[list[StepPlayed]], rest: dict) -> Non
             print(f"  {name:32s} {score_Q.mean():.3f}  {usd:8.4f} USD  broke {broke:5.1f}%  {text}")
 
 
-def main(folders: list[str]) -> None:
-    """Compare the runs in these folders."""
-    runs = [read_step_run(Path(folder)) for folder in folders]
+def main() -> None:
+    """Compare the runs that are named."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a finished run")
+    runs = [read_step_run(folder) for folder in parser.parse_args().runs]
     with open_arena(runs[0], runs[1:]) as arena:
         policy = [arena.measure(list_policies(run, [], arena.stage)[0], "test") for run in runs]
         baselines, _ = list_baselines(arena)
@@ -81,4 +85,4 @@ def main(folders: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

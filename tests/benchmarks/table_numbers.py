@@ -43,7 +43,6 @@ from rlroute.evaluation.frontier import Float64Array
 from rlroute.evaluation.sampling import (
     RoutingPolicy,
     Yardstick,
-    compute_cost_ratio,
     estimate,
     list_singles,
     make_yardstick,
@@ -99,7 +98,7 @@ def measure_frontier(cost_NQ: Float64Array, quality_NQ: Float64Array, yardstick:
     """Measure the frontier of N points."""
     cost_SN, quality_SN = (yardstick.weight_SQ @ value.T for value in (cost_NQ, quality_NQ))
     sample = sample_frontier(cost_SN, quality_SN, yardstick)
-    cost_S = compute_cost_ratio(sample.cost_at_best_quality_S, yardstick.best_cost)
+    cost_S = 1 - sample.cost_saved_S
     peak_S = quality_SN.max(1)
     return dict(
         zip(FRONTIER, (sample.aiq_S, sample.quality_at_best_cost_S, cost_S, peak_S), strict=True)
@@ -155,7 +154,7 @@ def measure_chosen(policy: RoutingPolicy, run: Run, yardstick: Yardstick) -> Row
         cost_S = yardstick.weight_SQ @ measure_cost(policy, test, weight, probability_QK)[0]
         found += [
             yardstick.weight_SQ @ metrics.average_picks(test.table.score_QK, probability_QK),
-            compute_cost_ratio(cost_S, yardstick.best_cost),
+            metrics.compute_cost_ratio(cost_S, yardstick.best_cost),
         ]
     return dict(zip(CHOSEN, found, strict=True))
 

@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 
 from rlroute.data.candidate_profiles import (
     ProfileCalls,
-    compute_trust,
     estimate_profile,
     find_family,
     fit_prior,
-    fit_ridge,
-    shrink_clusters,
 )
+from rlroute.data.ridge import fit_ridge
+from rlroute.data.shrinkage import compute_trust, shrink_clusters
 from rlroute.types import Candidate, Member, Prices, Profile, RLRouteError, TokenProfile
 
 CLUSTERS = 4
@@ -170,3 +169,39 @@ def test_the_order_of_known_candidates_changes_nothing(order, count):
 def test_families_are_read_from_ids():
     names = {"a/qwen2.5-7b": "qwen", "Llama-3.1": "llama", "gpt": "gpt", "01-ai": ""}
     assert {name: find_family(Candidate(name, Prices(0, 0))) for name in names} == names
+
+
+def make_timed() -> list[Candidate]:
+    """Known candidates that take 1 and 3 seconds; twice as long in cluster 0 as in the others."""
+    timed = []
+    for k, one in enumerate(make_known()):
+        assert one.profile is not None
+        seconds = 1.0 + 2 * (k % 2)
+        seconds_C = np.array([1.6, 0.8, 0.8, 0.8], np.float32) * np.float32(seconds)
+        profile = replace(one.profile, latency_seconds=seconds, latency_seconds_C=seconds_C)
+        timed.append(replace(one, profile=profile))
+    return timed
+
+
+def test_latencies_move_as_costs_do():
+    # known: 2 seconds on average, the ratios to it are 0.5 and 1.5: variance 0.25, by cluster none
+    prior, new = fit_prior(make_timed()), Candidate("newcomer", Prices(0.7, 0.7))
+    described = estimate_profile(new, prior)
+    assert described.latency_seconds == pytest.approx(2.0)
+    assert described.latency_seconds_C == pytest.approx([3.2, 1.6, 1.6, 1.6])
+    # ratios 1 and 3: average 2, variance 2; trust .25 / (.25 + 2 / 2) = .2, so the ratio is 1.2
+    calls = replace(make_calls([1, 1], [0, 1]), latency_seconds_N=np.array([3.2, 4.8], np.float32))
+    profile = estimate_profile(new, prior, calls)
+    assert profile.latency_seconds == pytest.approx(2.4)
+    assert profile.latency_seconds_C == pytest.approx([3.84, 1.92, 1.92, 1.92])
+
+
+def test_a_latency_is_neither_invented_nor_left_out_where_it_counts():
+    new = Candidate("newcomer", Prices(0.7, 0.7))
+    half = replace(make_calls([1, 1]), latency_seconds_N=np.array([3.0, np.nan], np.float32))
+    with pytest.raises(RLRouteError, match="'newcomer': a result has no latency_seconds"):
+        estimate_profile(new, fit_prior(make_timed()), half)
+    untimed = estimate_profile(new, fit_prior(make_known()), half)
+    assert untimed.latency_seconds == 3.0
+    assert untimed.latency_seconds_C is None
+    assert estimate_profile(new, fit_prior(make_known())).latency_seconds is None

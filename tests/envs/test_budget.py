@@ -196,3 +196,10 @@ def test_impossible_caps_are_refused_in_one_line(caps):
     with pytest.raises(RLRouteError, match=r"budget: caps: .*") as caught:
         parse_config(BudgetConfig, {"caps": caps}, "budget")
     assert "\n" not in str(caught.value)
+
+
+def test_a_part_of_a_call_is_no_cap():
+    with pytest.raises(RLRouteError, match=r"caps: 2\.96e-06 is no whole number of calls .*usd"):
+        parse_config(BudgetConfig, {"unit": "calls", "caps": [2.96e-6, 1]}, "test")
+    assert parse_config(BudgetConfig, {"caps": [0, 2.0, None]}, "test").caps == (0, 2, None)
+    assert BudgetConfig(unit="usd", caps=(2.96e-6,)).caps == (2.96e-6,)

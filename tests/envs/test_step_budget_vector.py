@@ -94,6 +94,8 @@ def test_no_cap_is_passed_in_a_hundred_thousand_episodes(unit, name):
     st.integers(0, 2**31),
 )
 def test_no_sequence_of_wishes_passes_any_cap(unit, caps, wishes, seed):
+    if unit == "calls":  # whole ones
+        caps = [None if cap is None else int(cap) for cap in caps]
     vector = StepBudgetVector(ChainLanes(CHAIN), make_config(unit, caps), 16)
     observation, _ = vector.reset(seed=seed)
     for wish in wishes:

@@ -21,7 +21,7 @@ from rlroute.evaluation.efficiency import (
 )
 from rlroute.evaluation.evaluate import evaluate_policies
 from rlroute.evaluation.metrics import average_picks, make_always, make_one_hot
-from rlroute.evaluation.report import ReportContext, render_report
+from rlroute.evaluation.report import ReportContext, RouterSeconds, render_report
 from rlroute.evaluation.sampling import make_yardstick
 from rlroute.policies.baselines import AlwaysCandidate, Oracle
 
@@ -99,7 +99,30 @@ def test_an_unknown_latency_is_left_out_and_never_zero():
     assert found.p50_seconds == 4
     assert found.p99_seconds == 6
     nothing = compute_latency(np.full((4, 2), NAN), make_always(0, np.ones((4, 2), bool)))
-    assert dataclasses.astuple(nothing) == (0, None, None, None)
+    assert dataclasses.astuple(nothing) == (0, None, None, None, None)
+
+
+def test_the_routers_own_time_is_added_to_every_percentile():
+    seconds_QK = np.stack((np.arange(1, 101), np.full(100, 1e6)), axis=1)
+    found = compute_latency(seconds_QK, make_always(0, np.ones((100, 2), bool)), 0.25)
+    assert dataclasses.astuple(found) == (1, 50.25, 95.25, 99.25, 0.25)
+
+
+def test_without_known_latencies_the_routers_time_stands_alone_and_is_no_percentile():
+    found = compute_latency(np.full((4, 2), NAN), make_always(0, np.ones((4, 2), bool)), 0.25)
+    assert dataclasses.astuple(found) == (0, None, None, None, 0.25)
+
+
+def test_efficiency_counts_the_routers_time_of_the_picks_of_the_example():
+    data = build_worked_example()
+    seconds_QK = np.tile(np.array([1, 2, 4], np.float32), (4, 1))  # R picks 1, 4, 4, 2
+    timed = with_tables(data, latency_seconds_QK=seconds_QK)
+    cost_Q = average_picks(data.table.cost_usd_QK, ROUTER_QK)
+    yardstick = make_yardstick(timed, timed, 50, 0)
+    counted = measure_efficiency(timed, ROUTER_QK, cost_Q, yardstick, 0.5).latency
+    assert (counted.p50_seconds, counted.p95_seconds) == (2.5, 4.5)
+    alone = measure_efficiency(timed, ROUTER_QK, cost_Q, yardstick).latency
+    assert (alone.p50_seconds, alone.p95_seconds, alone.router_seconds) == (2, 4, None)
 
 
 def test_a_cell_counts_with_its_probability():
@@ -149,23 +172,85 @@ class Text(html.parser.HTMLParser):
         self.words += " " + data.strip()
 
 
-def test_the_report_and_its_json_tell_cost_per_solved_query_and_latency(monkeypatch):
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
     monkeypatch.setattr("rlroute.evaluation.report.draw_selection_by_task", lambda result: b"")
     monkeypatch.setattr("rlroute.evaluation.report.draw_selection_by_weight", lambda result: b"")
+
+
+def evaluate_always_1(seconds, router_seconds=None):
+    """Evaluate always model-1, whose latency is `seconds`, beside model-0, whose nobody knows."""
     train, test = build_topics(60, 0, "train"), build_topics(50, 1)
     seconds_QK = np.full((50, 3), NAN, np.float32)
-    seconds_QK[:, 1] = 1.375
+    seconds_QK[:, 1] = seconds
     test = with_tables(test, latency_seconds_QK=seconds_QK)
     policies = [AlwaysCandidate("model-1"), AlwaysCandidate("model-0"), Oracle()]
-    result = evaluate_policies(policies, train, test, [0.0, 0.5], val=train, bootstrap=20)
-    plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))
-    first, second = (policy["operating_points"][0] for policy in plain["policies"][:2])
-    assert first["efficiency"]["latency"]["p95_seconds"] == 1.375
-    assert second["efficiency"]["latency"]["p95_seconds"] is None
-    assert second["efficiency"]["latency"]["known_share"] == 0
-    context = ReportContext(
-        *("run", {"test": 50}, test.table.candidates, "none", "none", 0, "a: 1", [], "x", {}, 1.0)
+    weights = [0.0, 0.5]
+    return evaluate_policies(
+        *(policies, train, test, weights), val=train, bootstrap=20, router_seconds=router_seconds
     )
-    words = Text(render_report(result, context, b"")).words
+
+
+def list_latencies(result):
+    plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    return [one["operating_points"][0]["efficiency"]["latency"] for one in plain["policies"]]
+
+
+def read_report(result, **changes):
+    candidates = build_topics(2, 1).table.candidates
+    context = ReportContext(
+        *("run", {"test": 50}, candidates, "none", "none", 0, "a: 1", [], "x", {}, 1.0), **changes
+    )
+    return " ".join(Text(render_report(result, context, b"")).words.split())
+
+
+def test_the_report_and_its_json_tell_cost_per_solved_query_and_latency():
+    result = evaluate_always_1(1.375)
+    first, second = list_latencies(result)[:2]
+    assert (first["p95_seconds"], first["router_seconds"]) == (1.375, None)
+    assert (second["p95_seconds"], second["known_share"]) == (None, 0)
+    words = read_report(result)
     assert "Cost of a solved query, tokens, latency" in words
     assert "1.375" in words
+    assert "own time is not counted" in words
+    assert "paid call" not in words
+
+
+ROUTER_SECONDS = RouterSeconds(64, 0.1, 0.2, 0.02, 0.03, 0.125)
+
+
+def test_the_report_counts_the_routers_time_for_the_subject_alone_and_says_so():
+    result = evaluate_always_1(1.375, ROUTER_SECONDS.total_p50)
+    first, second = list_latencies(result)[:2]
+    assert (first["p50_seconds"], first["p99_seconds"], first["router_seconds"]) == (
+        1.5,
+        1.5,
+        0.125,
+    )
+    assert (second["p50_seconds"], second["router_seconds"]) == (None, None)
+    words = read_report(result, router_seconds=ROUTER_SECONDS)
+    assert "1.500 1.500 1.500 125 ms 8% 100%" in words
+    assert "125 ms to encode and decide a query" in words
+    assert "not timed" in words
+    assert "stands alone" not in words
+    assert "nan" not in words
+
+
+def test_a_wait_below_half_a_millisecond_is_not_shown_as_nothing():
+    words = read_report(evaluate_always_1(0.00001, 0.0002), router_seconds=ROUTER_SECONDS)
+    assert "<0.001 <0.001 <0.001 0.2 ms 95% 100%" in words
+
+
+def test_a_table_without_latencies_shows_the_routers_time_alone():
+    result = evaluate_always_1(NAN, ROUTER_SECONDS.total_p50)
+    assert list_latencies(result)[0]["router_seconds"] == 0.125
+    words = read_report(result, router_seconds=ROUTER_SECONDS)
+    assert "\N{EN DASH} \N{EN DASH} \N{EN DASH} 125 ms \N{EN DASH} 0%" in words
+    assert "time stands alone" in words
+    assert "nan" not in words
+
+
+def test_the_report_says_why_a_paid_encoder_is_not_timed():
+    words = read_report(evaluate_always_1(1.375), encoding_is_paid=True)
+    assert words.count("every encoding is a paid call") == 2
+    assert "1.375 1.375 1.375 \N{EN DASH} \N{EN DASH} 100%" in words

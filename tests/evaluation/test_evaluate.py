@@ -241,7 +241,7 @@ def test_an_evaluation_of_nothing_or_across_candidates_is_refused():
 
 def test_the_result_is_plain_json_without_infinities(topics):
     plain = json.loads(json.dumps(topics.to_dict(), allow_nan=False))
-    assert plain["format_version"] == 1
+    assert plain["format_version"] == 2
     assert plain["table"] == "example"
     cheapest = next(policy for policy in plain["policies"] if policy["name"] == "cheapest")
     assert cheapest["frontier"]["quality_neutral_cost"]["value"] is None

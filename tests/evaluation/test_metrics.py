@@ -141,8 +141,15 @@ def test_quality_neutral_cost_of_the_example():
     assert metrics.compute_quality_neutral_cost(oracle, 0.75, 10) == pytest.approx(0.175)
     assert metrics.compute_quality_neutral_cost(router, 0.75, 10) == pytest.approx(0.625)
     assert metrics.compute_cost_saved(router, 0.75, 10) == pytest.approx(0.375)
-    assert metrics.compute_quality_neutral_cost(router, 0.76, 10) is None
+    assert metrics.compute_quality_neutral_cost(router, 0.76, 10) == math.inf
     assert metrics.compute_cost_saved(router, 0.76, 10) == -math.inf
+
+
+def test_a_quality_that_is_free_costs_all_of_a_free_reference_and_endlessly_more_than_nothing():
+    free, paid = compute_hull([0], [0.75]), compute_hull([6.25], [0.75])
+    assert metrics.compute_quality_neutral_cost(free, 0.75, 0) == 1
+    assert metrics.compute_cost_saved(free, 0.75, 0) == 0
+    assert metrics.compute_quality_neutral_cost(paid, 0.75, 0) == math.inf
 
 
 def test_peak_quality_of_the_example():

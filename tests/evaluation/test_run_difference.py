@@ -12,9 +12,10 @@ import pytest
 from evaluation_examples import build_data, build_topics, build_worked_example
 from rich.console import Console
 
+from rlroute.evaluation.contenders import Contender, Setting
 from rlroute.evaluation.evaluate import evaluate_policies
 from rlroute.evaluation.metrics import make_one_hot
-from rlroute.evaluation.run_difference import Contender, Setting, compare_contenders
+from rlroute.evaluation.run_difference import compare_contenders
 from rlroute.evaluation.run_difference_report import (
     describe_difference,
     render_difference,
@@ -177,12 +178,51 @@ def test_other_queries_candidates_or_units_are_refused():
     fewer = dataclasses.replace(data, table=data.table.select_queries([0, 1]))
     with pytest.raises(RLRouteError, match="other test queries"):
         compare_contenders(router, enter("fewer", Oracle(), fewer), Setting())
-    other = dataclasses.replace(data, table=data.table.select_candidates(["model-0", "model-1"]))
-    with pytest.raises(RLRouteError, match="candidates"):
+    score_QK = 1 - data.table.score_QK
+    other = dataclasses.replace(data, table=dataclasses.replace(data.table, score_QK=score_QK))
+    with pytest.raises(RLRouteError, match="other outcomes of the same candidates"):
+        compare_contenders(router, enter("other", Oracle(), other), Setting())
+    candidates = tuple(dataclasses.replace(one, id="x" + one.id) for one in data.table.candidates)
+    other = dataclasses.replace(data, table=dataclasses.replace(data.table, candidates=candidates))
+    with pytest.raises(RLRouteError, match="no candidate in common"):
         compare_contenders(router, enter("other", Oracle(), other), Setting())
     unit = dataclasses.replace(data, cost_reference_usd=9.0)
     with pytest.raises(RLRouteError, match="other units"):
         compare_contenders(router, enter("unit", Oracle(), unit), Setting())
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_other_candidates_are_paired_by_query_at_the_same_price_of_quality(turned):
+    data = build_worked_example()  # S, M, L cost 1, 4, 10; the unit of cost is 10
+    table = data.table.select_candidates(["model-0", "model-1"])
+    few = dataclasses.replace(data, table=table, cost_reference_usd=4.0)
+    both = [enter("all", Oracle(), data), enter("few", Oracle(), few)]
+    first, second = reversed(both) if turned else both
+    unit, other_unit = (4.0, 10.0) if turned else (10.0, 4.0)
+    weight = 0.05 * unit  # 0.05 of quality for each USD
+    found = compare_contenders(first, second, Setting(cost_weight=weight), bootstrap=20)
+    assert (found.cost_min_usd, found.cost_max_usd) == (1, 4)  # of S and M, which both have
+    weights = np.union1d(WEIGHTS, np.array(WEIGHTS) * unit / other_unit)
+    expected = weights[weights <= min(5.0, 5.0 * unit / other_unit)]
+    assert [row.cost_weight for row in found.weights] == pytest.approx(list(expected))
+    setting = found.setting
+    chosen = (setting.first_weight, setting.second_weight)
+    assert chosen == pytest.approx((0.05 * unit, 0.05 * other_unit))
+    for row in found.weights:
+        best = []
+        for columns in ([0, 1, 2], [0, 1]):
+            usd_K = np.array([1.0, 4.0, 10.0])[columns]
+            utility_QK = data.table.score_QK[:, columns] - row.cost_weight * usd_K / unit
+            best.append(float(utility_QK.max(1).mean()))
+        pair = [row.utility.first.value, row.utility.second.value]
+        assert (pair[::-1] if turned else pair) == pytest.approx(best)
+    (move,) = setting.moves
+    picks = [move.first_pick, move.second_pick]
+    assert (picks[::-1] if turned else picks) == ["model-2", "model-0"]  # what L alone can do
+    assert move.queries == 1
+    words = " ".join(describe_difference(found))
+    assert "AIQ spans the costs of the 2 that both have" in words
+    assert "pay the same USD for a point of quality" in words
 
 
 class Page(html.parser.HTMLParser):

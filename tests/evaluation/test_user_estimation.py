@@ -81,3 +81,6 @@ def test_faults_are_named() -> None:
         estimate_user([], [])
     with pytest.raises(RLRouteError, match="not a finite number"):
         estimate_user([Rating(Answer(1.0, math.nan), 1.0)], KNOWN)
+    for utility in (math.nan, math.inf):
+        with pytest.raises(RLRouteError, match="not a finite number"):
+            estimate_user([Rating(Answer(1.0, 0.5), utility)], KNOWN)

@@ -142,7 +142,11 @@ def test_a_module_that_is_left_without_input_is_named():
     modules = make_modules()
     failing = ScriptedTier("F", lambda work: CHUNKS, fails_for=names)
     modules[0] = Module("filter", "filter", "", (failing, failing))
-    with pytest.raises(RLRouteError, match="module 'entity' has no input"):
+    message = (
+        r"^module 'filter', tier 'F': 6 of 6 runs failed \(\w+\); module 'entity' has nothing left "
+        "to read$"
+    )
+    with pytest.raises(RLRouteError, match=message):
         audit_tiers(make_pipeline(modules)[0], QUESTIONS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,19 @@ def test_a_test_file_is_the_test_split_and_the_rest_is_train_and_val(tmp_path: P
     assert held["test"] == ["test/0", "test/1", "test/2"]
     assert len(held["train"]) + len(held["val"]) == 200
     assert 20 <= len(held["val"]) <= 60  # a fifth
+
+
+@pytest.mark.parametrize("make", [make_long, lambda n: make_distractor(f"id{n}")])
+def test_the_counts_of_the_original_7000_in_80_to_20_and_200_to_test(
+    tmp_path: Path, make: Callable[[int], dict[str, Any]]
+) -> None:
+    """7,000 questions are sampled from a longer file and divided; 200 of another are the test."""
+    test_path = write(tmp_path / "eval.json", [make(n) for n in range(7600, 7800)])
+    data = read(tmp_path, [make(n) for n in range(7600)], test_path=test_path, limit=7000)
+    counts = {split: len(data.questions[split]) for split in SPLITS}
+    assert counts["test"] == 200
+    assert counts["train"] + counts["val"] == 7000
+    assert counts["train"] == pytest.approx(5600, abs=150)  # by hash; four deviations are 134
 
 
 def test_a_test_question_that_is_trained_on_is_refused(tmp_path: Path) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from rlroute.memory.base import MemoryData
-from rlroute.memory.longmemeval import LongMemEvalConfig, read_longmemeval
+from rlroute.memory.longmemeval import LongMemEvalConfig, QuestionType, read_longmemeval
 from rlroute.types import SPLITS, RLRouteError
 
 
@@ -134,6 +136,39 @@ def test_a_file_of_splits_names_places_or_ids_and_leaves_the_rest_out(tmp_path: 
     data = read(tmp_path, items, {"train": [3, 0], "val": ["q1"], "test": [4]})
     assert list_ids(data) == {"train": ["q0", "q3"], "val": ["q1"], "test": ["q4"]}
     assert sorted(data.histories) == ["q0", "q1", "q3", "q4"]
+
+
+def make_whole_file() -> list[dict[str, Any]]:
+    """Return 500 items as in the authors' file: 470 of the six types and 30 abstentions."""
+    types = get_args(QuestionType)
+    plain = [make_published(f"q{n}", question_type=types[n % len(types)]) for n in range(470)]
+    return plain + [make_published(f"q{n}_abs", answer="You did not say.") for n in range(30)]
+
+
+def test_a_file_of_splits_gives_the_counts_of_the_original(tmp_path: Path) -> None:
+    """The sheet's: 500 items in 297, 98 and 105, which are disjoint and complete."""
+    places = random.Random(0).sample(range(500), 500)
+    splits = {"train": places[:297], "val": places[297:395], "test": places[395:]}
+    data = read(tmp_path, make_whole_file(), splits)
+    assert [len(data.questions[split]) for split in SPLITS] == [297, 98, 105]
+    assert len(data.histories) == 500
+    kinds = Counter(one.query.task for asked in data.questions.values() for one in asked)
+    assert kinds["abstention"] == 30
+    assert sum(kinds.values()) - kinds["abstention"] == 470
+    assert set(kinds) == {*get_args(QuestionType), "abstention"}
+
+
+def test_the_splits_of_the_paper_leave_the_abstentions_out(tmp_path: Path) -> None:
+    """282, 94 and 94 in the paper: all 470 without the abstentions; shares give about as many."""
+    plain = [item for item in make_whole_file() if not item["question_id"].endswith("_abs")]
+    ids = [item["question_id"] for item in plain]
+    splits = {"train": ids[:282], "val": ids[282:376], "test": ids[376:]}
+    data = read(tmp_path, make_whole_file(), splits)
+    assert [len(data.questions[split]) for split in SPLITS] == [282, 94, 94]
+    assert all(one.query.task != "abstention" for one in data.questions["test"])
+    by_hash = read(tmp_path, plain)
+    for split, expected in zip(SPLITS, (282, 94, 94), strict=True):
+        assert len(by_hash.questions[split]) == pytest.approx(expected, abs=40)
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,14 @@ def test_faults_are_told_in_one_line(models: SimulatedModels, world: GeneratedMe
         ask(models, question, "nobody")
     with pytest.raises(RLRouteError, match=r"no style 'haiku' .known: cot, direct, reflect"):
         ask(models, question, style="haiku")
+    spec = {"kind": "simulated", "candidates": {"perfect": {"prices": {"input": 1, "output": 1}}}}
+    config = parse_config(SimulatedModelsConfig, spec | {"styles": {"reflect": {}}}, "x")
+    message = (
+        r"no style 'direct' \(known: reflect\); give the tier one of them as its prompt, or add "
+        r"it, such as models\.styles\.direct: \{errors: "
+    )
+    with pytest.raises(RLRouteError, match=message):
+        ask(SimulatedModels(config, world), question, style="direct")
     with pytest.raises(RLRouteError, match="does not say in its metadata 'memory'"):
         asyncio.run(models.ask_many([Call("perfect", question.query, "answer this")]))
     with pytest.raises(RLRouteError, match="the questions of their world only, not 'q'"):

@@ -39,7 +39,8 @@ def test_all_baselines_are_fitted_under_their_names():
     assert names == [
         *("best single", "cheapest", "random", "kNN-40", "ridge", "EMA", "centroids"),
         *("skill profile", "soft labels", "boosted trees", "IRT", "IRT, Chebyshev", "pheromones"),
-        *("loss with flags", "sufficient", "paid probes", "task oracle", "oracle"),
+        *("loss with flags", "sufficient", "paid probes", "1-pass LinUCB"),
+        *("1-pass epsilon", "1-pass Thompson", "task oracle", "oracle"),
     ]
 
 

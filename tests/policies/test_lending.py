@@ -62,7 +62,7 @@ def test_those_who_are_picked_lend_by_their_share(router_contents: BundleContent
     candidates, scale = router_contents.candidates, router_contents.scale
     picks = Picks({0.0: 1, 0.1: 2, 0.2: 2, 0.3: 2})
     val = make_val(router_contents, candidates)
-    found = lend_descriptions(picks, val, [0.0, 0.1, 0.2, 0.3], candidates, scale).lenders
+    found = lend_descriptions([picks], val, [0.0, 0.1, 0.2, 0.3], candidates, scale).lenders
     assert found is not None
     assert found.share_L.tolist() == [0.25, 0.75]
     for row, one in enumerate(candidates[1:3]):
@@ -77,10 +77,10 @@ def test_an_action_that_asks_several_does_not_lend(router_contents: BundleConten
     one, two, three, four = router_contents.candidates
     candidates = (one, two, replace(three, kind="subset", members=both), four)
     val, scale = make_val(router_contents, candidates), router_contents.scale
-    found = lend_descriptions(Picks({0.0: 2, 0.1: 3}), val, [0.0, 0.1], candidates, scale)
+    found = lend_descriptions([Picks({0.0: 2, 0.1: 3})], val, [0.0, 0.1], candidates, scale)
     assert found.lenders is not None
     assert found.lenders.share_L.tolist() == [0.5]
-    assert lend_descriptions(Picks({0.0: 2}), val, [0.0], candidates, scale).lenders is None
+    assert lend_descriptions([Picks({0.0: 2})], val, [0.0], candidates, scale).lenders is None
 
 
 def test_a_lender_counts_by_its_share_and_by_its_likeness() -> None:

@@ -160,5 +160,5 @@ def test_what_weighs_no_latency_refuses_a_weight_of_it() -> None:
         _ = PLAIN.normalised_latency_QK
     untimed = measure_profiles(MADE.table, MADE.features_QF, CENTROIDS_CF)
     scale = fit_feature_scale(TIMED.table.candidates, latency=True)
-    with pytest.raises(RLRouteError, match="'candidate-a' has no measured latency"):
+    with pytest.raises(RLRouteError, match="'candidate-a' has no latency per query cluster"):
         build_candidate_features(untimed, scale)

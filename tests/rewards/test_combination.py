@@ -12,11 +12,10 @@ from pydantic import ValidationError
 
 from rlroute.rewards.charge import FixedReference, FixedReferenceConfig
 from rlroute.rewards.combination import (
+    Combination,
     MultiplicativeConfig,
     cancel_terms,
-    combine_additive,
-    combine_gated,
-    combine_multiplicative,
+    combine_terms,
     weigh_terms,
 )
 from rlroute.rewards.grading import GRADES
@@ -26,23 +25,26 @@ UNIT = st.floats(0, 1, width=32)
 FORMAT = st.sampled_from([0.0, -1.0])
 NAN = float("nan")
 TOLERANCE = 1e-6
+CONSTANTS = MultiplicativeConfig()
 
 Combine = Callable[[float, float, float, float], float]
 
 
-def single(combine: Callable[..., np.ndarray], *options: object) -> Combine:
+def single(combination: Combination, constants: MultiplicativeConfig = CONSTANTS) -> Combine:
     """Return a combination of numbers instead of arrays."""
 
-    def combine_one(*terms: float) -> float:
-        arrays = [np.array([term], dtype=np.float32) for term in terms]
-        return float(combine(*arrays, *options)[0])
+    def combine_one(format: float, outcome: float, cost: float, weight: float) -> float:
+        terms = {"format": format, "outcome": outcome, "cost": cost}
+        arrays = {name: np.array([value], dtype=np.float32) for name, value in terms.items()}
+        weight_N = np.array([weight], dtype=np.float32)
+        return float(combine_terms(arrays, weight_N, combination, constants)[0])
 
     return combine_one
 
 
-gated = single(combine_gated)
-additive = single(combine_additive)
-multiplicative = single(combine_multiplicative, MultiplicativeConfig())
+gated = single("gated")
+additive = single("additive")
+multiplicative = single("multiplicative")
 ALL = {"gated": gated, "additive": additive, "multiplicative": multiplicative}
 
 
@@ -112,7 +114,7 @@ def test_the_multiplicative_reward_is_xrouters_at_cost_weight_one(
 ) -> None:
     reference = FixedReference(FixedReferenceConfig(reference_usd=cap / penalty_per_usd))
     cost = float(reference.normalise(np.array([cost_usd]))[0])
-    combine = single(combine_multiplicative, MultiplicativeConfig(ceiling=1.0, cap=cap))
+    combine = single("multiplicative", MultiplicativeConfig(ceiling=1.0, cap=cap))
     assert combine(0, score, cost, 1) == pytest.approx(reward, abs=1e-6)
     assert combine(0, score, cost, 0) == pytest.approx(score)
 

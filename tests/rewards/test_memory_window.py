@@ -39,7 +39,7 @@ def feed(filled: CostWindow, batches: list[list[float]]) -> list[list[float]]:
         ([[0.0001, 0.0025]], [[1.0, 0.0]]),
         ([[0.0025], [0.0001]], [[0.0], [1.0]]),
         ([[*[0.0] * 20, 0.01]], [[*[1.0] * 20, 0.9]]),
-        ([[0.0, 0.01]], [[1.0, 0.0]]),  # the original's -1.0 counts as 0 there
+        ([[0.0, 0.01]], [[1.0, 0.0]]),  # the original has -1.0 for 0.0: see the test of N12
         ([[0.001, 0.002, 0.003, 0.004]], [[1.0, 0.6078, 0.2537, 0.0]]),
         ([[0.0, 0.0, 0.0009, 0.0009]], [[1.0, 1.0, 0.0, 0.0]]),
         ([[0.0003, 0.0003], [0.0003, 0.0012], [0.0048]], [[0.0, 0.0], [1.0, 0.0], [0.0]]),
@@ -99,6 +99,12 @@ def test_an_undefined_cost_stays_undefined_and_enters_nothing() -> None:
 def test_an_empty_window_knows_nothing() -> None:
     found = window().normalise(np.array([0.0, NAN, 9.0]), frozen=True)
     np.testing.assert_array_equal(found, [0.5, NAN, 0.5])
+
+
+def test_the_sheets_negative_cost_n12_is_refused_and_not_the_best_of_all() -> None:
+    """The original scores -1 USD with 1.0, the best reward; a cost below 0 is a fault upstream."""
+    with pytest.raises(RLRouteError, match="must be 0 USD or more"):
+        feed(window(), [[-1.0, 0.01]])
 
 
 @pytest.mark.parametrize("wrong", [-1.0, np.inf])

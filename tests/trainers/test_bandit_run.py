@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load
+from wandb_files import read_history
 
 from rlroute.config import load_config, parse_config
 from rlroute.data.irt_table import IrtTableConfig, make_irt_table
@@ -23,6 +24,7 @@ from rlroute.types import RLRouteError
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes" / "bandits").glob("*.yaml"))
+POCKET = next(path for path in RECIPES if path.stem == "pocket_stream")
 SMALL = {
     "environment": "bandit_stream",
     "irt": {"queries": 200, "topics": 2, "words": 6},
@@ -42,7 +44,11 @@ SMALL = {
     ],
     "window": 50,
     "checkpoint_every": 120,
+    "tracking": {"wandb": False},
 }
+
+
+KEY = "regret/best_available"
 
 
 def make_recipe(**changes) -> BanditRecipe:
@@ -96,6 +102,28 @@ def test_numbers_of_the_report_follow_from_the_picks(folder):
     (random,) = (one for one in result["learners"] if one["name"] == "random")
     assert random["cost_usd"]["mean"] == pytest.approx(np.mean(spent))
     assert random["failures"]["candidate-d"]["mean"] >= 1
+
+
+def test_wandb_offline_holds_what_each_learner_did_along_the_stream(folder, tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="the extra `train` is absent")
+    run = tmp_path / "run"
+    monkeypatch.setenv("WANDB_DIR", str(run))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    learners = [{"kind": "linucb"}, {"kind": "random"}]
+    recipe = make_recipe(learners=learners, tracking={"wandb": True, "project": "rlroute-tests"})
+    train_bandits(recipe, run)
+    history = read_history(run)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 * 2 * 6
+    for row in rows:
+        name = f"{row.pop('learner')}-s{row.pop('seed')}"
+        query = row.pop("step")
+        (told,) = (one for one in history if one.get("query") == query and f"{name}/{KEY}" in one)
+        for key, value in row.items():
+            assert told[f"{name}/{key}"] == pytest.approx(value), (name, query, key)
+    assert {KEY, "reward/utility/mean", "cost/usd_total", "selection/share/candidate-e"} <= set(row)
+    assert list(run.rglob("media/images/regret*.png"))
+    assert not list(folder.rglob("wandb"))  # wandb: false
 
 
 def test_an_interrupted_run_goes_on_and_equals_one_that_was_not(folder, tmp_path, monkeypatch):
@@ -196,7 +224,7 @@ def test_every_recipe_parses_and_says_what_it_is(recipe):
 
 
 def test_a_dry_run_says_what_would_happen_and_writes_nothing(tmp_path):
-    command = ["train", str(RECIPES[0]), "--dry-run", "--run-folder", str(tmp_path / "run")]
+    command = ["train", str(POCKET), "--dry-run", "--run-folder", str(tmp_path / "run")]
     done = subprocess.run(
         [sys.executable, "-m", "rlroute", *command],
         cwd=ROOT,

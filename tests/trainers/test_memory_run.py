@@ -4,98 +4,40 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from memory_run_example import (
+    GRPO,
+    JOINT,
+    PPO,
+    PROFILES,
+    RLOO,
+    RULES,
+    SMALL,
+    WINDOW,
+    MakeRecipe,
+    describe_pipeline,
+    make_memory_recipe,
+)
 
-from rlroute.config import parse_config
 from rlroute.memory_runs import evaluate_memory_run
 from rlroute.tracking import read_metrics
 from rlroute.trainers.checkpoint import WEIGHTS_FILE
-from rlroute.trainers.memory_recipe import MemoryRecipe
 from rlroute.trainers.memory_run import train_memory
 from rlroute.trainers.memory_stage import open_memory_stage
 from rlroute.trainers.run_folder import BEST_FOLDER, CHECKPOINTS_FOLDER
 from rlroute.types import RLRouteError
 
-PPO = {"kind": "ppo", "episodes": 32, "minibatches": 2, "epochs": 2, "entropy_decay": "none"}
-JOINT = PPO | {"credit": "joint", "value_clip": 0.2}
-RLOO = {"kind": "rloo", "episodes": 32, "group_size": 4, "minibatches": 2, "epochs": 2}
-GRPO = RLOO | {"kind": "grpo"}
-RULES = {"kind": "rules"}
-SMALL, LARGE = ({"kind": "llm", "candidate": name} for name in ("small", "large"))
-PROFILES = {"hidden": 16, "action_hidden": 8, "profiles": {"clusters": 3, "directions": 2}}
-WINDOW = {"cost": {"kind": "window", "size": 50}, "alignment": {"size": 80, "warm_up": 20}}
-
-
-def describe_model(price: float, recall: float, **fields: Any) -> dict[str, Any]:
-    skill = {"recall": recall, "paraphrase_recall": recall, "invented": 1 - recall}
-    skill |= {"date_errors": 1 - recall, "filter_noise": 3, "summary_recall": recall}
-    return {"prices": {"input": price, "output": price}, "skill": skill} | fields
-
-
-MODELS = {"small": describe_model(0.1, 0.6), "large": describe_model(1.0, 0.97)}
-MODULES = {
-    "filter": ("filter", [RULES, SMALL]),
-    "entity": ("extract", [RULES, SMALL, LARGE]),
-    "temporal": ("extract", [RULES, SMALL]),
-    "summary": ("summary", [RULES, SMALL]),
-}
-
-MakeRecipe = Callable[..., MemoryRecipe]
-
-
-def describe_pipeline(**tiers: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the pipeline, with other tiers for some modules."""
-    return {
-        "retriever": {"kind": "bm25", "top": 6},
-        "keep": 3,
-        "modules": [
-            {"name": name, "role": role, "tiers": tiers.get(name, known)}
-            for name, (role, known) in MODULES.items()
-        ],
-        "answerer": {"kind": "reader"},
-    }
-
 
 @pytest.fixture(scope="module")
 def make_recipe(tmp_path_factory: pytest.TempPathFactory) -> MakeRecipe:
     """Return a function that makes a short recipe; the trees are shared."""
-    shared = tmp_path_factory.mktemp("tree")
-
-    def make(algorithm: dict[str, Any] = PPO, **changes: Any) -> MemoryRecipe:
-        data: dict[str, Any] = {
-            "environment": "memory_tiers",
-            "data": {
-                "kind": "generated",
-                "histories": {"train": 2, "val": 1, "test": 1},
-                "people": 2,
-                "sessions": 6,
-                "turns_per_session": 8,
-                "questions_per_kind": 1,
-            },
-            "models": {"kind": "simulated", "candidates": MODELS},
-            "pipeline": describe_pipeline(),
-            "outcomes": {"kind": "tabulated", "folder": str(shared)},
-            "encoder": {"kind": "tfidf", "dimension": 8},
-            "updates": 4,
-            "cost_weight": {"min": 0, "max": 1},
-            "reward": WINDOW,
-            "policy": {"hidden": 16, "action_hidden": 8},
-            "algorithm": algorithm,
-            "optimiser": {"learning_rate": 0.01},
-            "validation": {"every": 1, "cost_weights": 3},
-            "checkpoint_every": 2,
-            "evaluation": {"cost_weights": 3, "bootstrap": 20, "examples": 2},
-            "tracking": {"wandb": False},
-        }
-        return parse_config(MemoryRecipe, data | changes, "recipe")
-
-    return make
+    return partial(make_memory_recipe, tmp_path_factory.mktemp("tree"))
 
 
 @pytest.fixture(scope="module")
@@ -337,40 +279,6 @@ def test_what_is_no_finished_run_is_refused_in_one_line(finished, tmp_path):
 
 
 # --- Refusals -------------------------------------------------------------------------------------
-
-
-DEAD = describe_model(0.1, 0.6, failures={"timeout": 1.0})
-FREE = {"small": describe_model(0.0, 0.6), "large": describe_model(0.0, 0.97)}
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"pipeline": describe_pipeline(entity=[RULES, RULES | {"name": "again"}])},
-            "makes the same as tier",
-        ),
-        (
-            {"pipeline": describe_pipeline(entity=[RULES, LARGE, SMALL])},
-            "list tiers from the cheap",
-        ),
-        ({"pipeline": describe_pipeline(entity=[RULES, SMALL | {"candidate": "gone"}])}, "gone"),
-        ({"models": {"kind": "simulated", "candidates": FREE}}, "there is nothing to trade"),
-        ({"models": {"kind": "simulated", "candidates": MODELS | {"small": DEAD}}}, "runs failed"),
-    ],
-    ids=["equal", "order", "candidate", "free", "dead"],
-)
-def test_tiers_that_are_no_choice_are_refused_before_anything_is_trained(
-    changes, message, make_recipe, tmp_path
-):
-    recipe = make_recipe(outcomes={"kind": "tabulated"}, **changes)
-    with pytest.raises(RLRouteError, match=message) as caught:
-        train_memory(recipe, tmp_path / "run")
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
-    assert not (tmp_path / "run" / CHECKPOINTS_FOLDER).exists()
-    if message == "gone":  # not even opened
-        assert not (tmp_path / "run").exists()
 
 
 def test_a_policy_must_see_a_cost_weight_that_varies(make_recipe):

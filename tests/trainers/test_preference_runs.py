@@ -233,6 +233,8 @@ def test_the_router_refuses_who_and_what_it_was_not_trained_for(
         router.route("add", user="both", cost_weight=0.5)
     with pytest.raises(RLRouteError, match=r"latency_weight 3\.0 lies outside"):
         router.route("add", latency_weight=3.0)
+    with pytest.raises(RLRouteError, match="user is a dict: give the name of a user, or UserW"):
+        router.route("add", user={"cost_weight": 0.1})  # type: ignore[arg-type]
     odd = UserWeights(cost_weight=0.1, candidate_bias={"nobody": 0.1})
     with pytest.raises(RLRouteError, match="unknown candidate 'nobody'"):
         router.route("add", user=odd)
@@ -240,7 +242,7 @@ def test_the_router_refuses_who_and_what_it_was_not_trained_for(
     assert router.with_candidates(router.candidates[1:]).route("add", user="fond")  # of who left
     assert one.profile is not None
     untimed = replace(one, profile=replace(one.profile, latency_seconds_C=None))
-    with pytest.raises(RLRouteError, match="'left' has no measured latency"):
+    with pytest.raises(RLRouteError, match="'left' has no latency per query cluster"):
         router.with_candidates([untimed, *router.candidates[1:]])
 
 
@@ -318,7 +320,10 @@ def test_a_users_file_is_read_into_the_recipe(table_folder: Path, tmp_path: Path
             "nobody is left to train for",
         ),
         ({"validation": {"metric": "aiq"}}, "the metric must be 'utility'"),
-        ({"hold_out_candidates": ["weak"]}, "latency_weight and hold_out_candidates do not go"),
+        (
+            {"latency_weight": {"max": 0, "power": 2}},
+            "latency_weight.power: read with latency_weight.max above 0 only",
+        ),
         ({"algorithm": {"kind": "prior_grpo"}}, "prior_grpo do not go together"),
         ({"evaluation": {"latency_weights": [5]}}, "5 lies outside latency_weight"),
         (

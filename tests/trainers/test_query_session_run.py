@@ -131,6 +131,8 @@ def test_the_exported_router_decides_as_the_policy_from_a_querys_text(run, tmp_p
     )
     policy = make_policy(model, model.network, version=0, greedy=True)
     plan = plan_evaluation(0, "test", 5, 1)
+    with pytest.raises(RLRouteError, match=r"^text is missing: give the query at hand$"):
+        router.start(cap=1.0).choose(bounds_usd={one.id: 0.0 for one in router.executors})
     batch = stage.play(policy, plan, "test", fix_setting(recipe.episode, CAPS[1], 0.0), {})
     facts, ids = stage.world.data.splits["test"], [one.id for one in router.executors]
     for session in range(5):
