@@ -55,7 +55,6 @@ SETTINGS = {  # of stable-baselines3, equal to those of our PPO
     "n_epochs": EPOCHS,
     "batch_size": EPISODES // MINIBATCHES,
     "device": "cpu",
-    "seed": 0,
 }
 
 
@@ -85,8 +84,8 @@ class Ours:
 class Theirs:
     """stable-baselines3's PPO: `update` collects one rollout and trains on it."""
 
-    def __init__(self, policy: Any, environment: Any, steps: int) -> None:
-        self.model = PPO(policy, environment, n_steps=steps, **SETTINGS)
+    def __init__(self, policy: Any, environment: Any, steps: int, seed: int) -> None:
+        self.model = PPO(policy, environment, n_steps=steps, seed=seed, **SETTINGS)
         self.size = steps * environment.num_envs
 
     def update(self) -> None:
@@ -99,6 +98,7 @@ def make_recipe(arguments: argparse.Namespace, **algorithm: Any) -> Recipe:
     return Recipe.model_validate(
         {
             "table": arguments.table,
+            "seed": arguments.seed,
             "updates": 1000,
             "encoder": {"kind": arguments.encoder},
             "algorithm": {"kind": "ppo"} | algorithm,
@@ -117,10 +117,10 @@ def make_theirs_batched(
     train = prepared.splits["train"]
     environment = FlatVecEnv(train, EPISODES, recipe.cost_weight)
     if own_network:
-        return Theirs("MlpPolicy", environment, 1)
+        return Theirs("MlpPolicy", environment, 1, recipe.seed)
     scorer = make_learner(recipe, prepared, Accelerator()).scorer
     policy = make_scorer_policy(scorer, train, torch_dropout=torch_dropout)
-    return Theirs(policy, environment, 1)
+    return Theirs(policy, environment, 1, recipe.seed)
 
 
 def take_turns(ours: Any, theirs: Any, rounds: int) -> None:
@@ -154,9 +154,9 @@ def run_usual(arguments: argparse.Namespace, prepared: PreparedTable) -> None:
     environment = make_vec_env(
         lambda: gymnasium.make("rlroute/SingleTurn-v0", data=train, cost_weight=weights),
         n_envs=USUAL_LANES,
-        seed=0,
+        seed=recipe.seed,
     )
-    theirs = Theirs("MultiInputPolicy", environment, EPISODES // USUAL_LANES)
+    theirs = Theirs("MultiInputPolicy", environment, EPISODES // USUAL_LANES, recipe.seed)
     take_turns(Ours(recipe, prepared), theirs, arguments.rounds)
 
 
@@ -232,6 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--table", default="pocket")
     parser.add_argument("--encoder", default="tfidf")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--limit", type=float, default=120.0, help="seconds of a race")
     parser.add_argument("--every", type=int, default=1, help="updates between two validations")
