@@ -12,6 +12,7 @@ How to use: `class ChainWorld(OneLane[ChainLanes])`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -22,7 +23,7 @@ from rlroute.worlds.base import ArrayWorld, WorldState, WorldStep
 Lanes = TypeVar("Lanes", bound=ArrayWorld)
 
 
-class OneLane(Generic[Lanes]):
+class OneLane(ABC, Generic[Lanes]):
     """One lane of an array world; equal tasks, seeds and executors give its episodes."""
 
     def __init__(self, lanes: Lanes) -> None:
@@ -81,17 +82,17 @@ class OneLane(Generic[Lanes]):
             note=note,
         )
 
+    @abstractmethod
     def describe_start(self, task: Query) -> str:
         """Return the text of the first state."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read_usage(self, executor: int) -> Usage:
         """Return the tokens of the step that the executor is about to take."""
-        raise NotImplementedError
 
+    @abstractmethod
     def describe_step(self, executor: int) -> tuple[str, str]:
         """Return the text of the state after the executor's step, and the step's note."""
-        raise NotImplementedError
 
     def advise(self) -> int | None:
         """Return None: who acts best is not known, unless a world says so."""
